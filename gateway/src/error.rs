@@ -1,0 +1,251 @@
+//! Why a request is refused or fails, as data.
+//!
+//! Every room below the handler gives a [`Rejection`]; only this file knows how one looks over HTTP, for the
+//! OpenAI and for the Anthropic dialect, as a whole reply and as an event inside a stream that is already open.
+//! The text for the client and the text for the operator are two fields.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+/// Whose error shape a client expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"error":{"message","type","param","code"}}`
+    OpenAi,
+    /// `{"type":"error","error":{"type","message"},"request_id"}`
+    Anthropic,
+}
+
+/// The kinds of refusal and failure: a status, a code for the client, a metric label and a ledger ending at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The request cannot be understood or asks for what is not allowed.
+    InvalidRequest,
+    /// Prompt and output do not fit the context of one slot.
+    ContextLengthExceeded,
+    /// No API key, or one that is unknown, expired or revoked.
+    InvalidApiKey,
+    /// The model is not one of those that are served.
+    ModelNotFound,
+    /// The path is not one of those that are served.
+    UnknownUrl,
+    /// The path is served, by another method.
+    MethodNotAllowed,
+    /// The request body did not arrive in time.
+    RequestTimeout,
+    /// The request body is larger than allowed.
+    RequestTooLarge,
+    /// The request body is compressed or in another encoding that is not read.
+    UnsupportedEncoding,
+    /// llama-server was started without this capability (embeddings, rerank).
+    NotSupported,
+    /// As many requests wait for a slot as may wait.
+    QueueFull,
+    /// No slot became free within the queue deadline.
+    QueueTimeout,
+    /// llama-server gave no token within the first-token deadline.
+    FirstTokenTimeout,
+    /// llama-server fell silent between two tokens.
+    StreamIdleTimeout,
+    /// The request as a whole took longer than allowed.
+    TotalTimeout,
+    /// No llama-server can be reached.
+    BackendUnavailable,
+    /// llama-server is still loading its model.
+    ModelLoading,
+    /// llama-server answered with an error of its own, or its connection broke.
+    BackendError,
+    /// The ledger cannot record the request, so it is not started.
+    LedgerUnavailable,
+    /// The gateway is shutting down.
+    Draining,
+    /// A fault of the gateway itself.
+    Internal,
+}
+
+impl Reason {
+    /// All reasons: metric labels are made from this list and from nothing else.
+    pub const ALL: [Self; 21] = [
+        Self::InvalidRequest,
+        Self::ContextLengthExceeded,
+        Self::InvalidApiKey,
+        Self::ModelNotFound,
+        Self::UnknownUrl,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::RequestTooLarge,
+        Self::UnsupportedEncoding,
+        Self::NotSupported,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::FirstTokenTimeout,
+        Self::StreamIdleTimeout,
+        Self::TotalTimeout,
+        Self::BackendUnavailable,
+        Self::ModelLoading,
+        Self::BackendError,
+        Self::LedgerUnavailable,
+        Self::Draining,
+        Self::Internal,
+    ];
+
+    /// The name in metrics, logs and the ledger.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::ContextLengthExceeded => "context_length_exceeded",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::ModelNotFound => "model_not_found",
+            Self::UnknownUrl => "unknown_url",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::RequestTooLarge => "request_too_large",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::NotSupported => "not_supported",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::FirstTokenTimeout => "first_token_timeout",
+            Self::StreamIdleTimeout => "stream_idle_timeout",
+            Self::TotalTimeout => "total_timeout",
+            Self::BackendUnavailable => "backend_unavailable",
+            Self::ModelLoading => "model_loading",
+            Self::BackendError => "backend_error",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::Draining => "draining",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// The HTTP status of a reply that carries this reason.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
+            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
+            Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueTimeout
+            | Self::BackendUnavailable
+            | Self::ModelLoading
+            | Self::LedgerUnavailable
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FirstTokenTimeout | Self::StreamIdleTimeout | Self::TotalTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BackendError => StatusCode::BAD_GATEWAY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn openai_type(self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "requests",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The OpenAI `code`; plain invalid requests have none.
+    fn openai_code(self) -> Option<&'static str> {
+        (self != Self::InvalidRequest).then(|| self.label())
+    }
+
+    fn anthropic_type(self) -> &'static str {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+/// A refusal or failure of one request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {message}", reason.label())]
+pub struct Rejection {
+    /// What kind it is.
+    pub reason: Reason,
+    /// What the client is told. Never an address, a path of this machine, a key or a prompt.
+    pub message: String,
+    /// The request field at fault, if there is one.
+    pub param: Option<String>,
+    /// What the operator is told, in the log only.
+    pub operator: Option<String>,
+    /// When a retry makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Rejection {
+    /// A rejection with a text for the client.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), param: None, operator: None, retry_after: None }
+    }
+
+    /// A 400 that names the field at fault.
+    pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(Reason::InvalidRequest, message) }
+    }
+
+    /// Adds what only the operator may read.
+    pub fn operator(mut self, text: impl Into<String>) -> Self {
+        self.operator = Some(text.into());
+        self
+    }
+
+    /// Adds the time after which a retry makes sense.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The error object in the client's dialect.
+    pub fn body(&self, dialect: Dialect, request_id: &str) -> serde_json::Value {
+        match dialect {
+            Dialect::OpenAi => json!({"error": {
+                "message": self.message,
+                "type": self.reason.openai_type(),
+                "param": self.param,
+                "code": self.reason.openai_code(),
+            }}),
+            Dialect::Anthropic => json!({
+                "type": "error",
+                "error": {"type": self.reason.anthropic_type(), "message": self.message},
+                "request_id": request_id,
+            }),
+        }
+    }
+
+    /// The error as an event of a stream whose 200 is already out.
+    pub fn event(&self, dialect: Dialect, request_id: &str) -> String {
+        let body = self.body(dialect, request_id);
+        match dialect {
+            Dialect::OpenAi => format!("data: {body}\n\n"),
+            Dialect::Anthropic => format!("event: error\ndata: {body}\n\n"),
+        }
+    }
+
+    /// The error as a whole reply.
+    pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
+        let body = self.body(dialect, request_id).to_string();
+        let mut response = (self.reason.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.reason == Reason::InvalidApiKey {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = self.retry_after {
+            // Whole seconds, at least one: a client must never be told to come back at once.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        response
+    }
+}

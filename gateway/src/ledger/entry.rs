@@ -1,0 +1,112 @@
+//! What is recorded of one request.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::error::Reason;
+use crate::surface::Surface;
+
+/// Who asked for what: known before the request waits for anything.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The `x-request-id` of the answer; the primary key.
+    pub request_id: Arc<str>,
+    /// The unit of accounting.
+    pub tenant: Arc<str>,
+    /// The public id of the API key.
+    pub key_id: Arc<str>,
+    /// The model that answers, by a name from the configuration or from llama-server.
+    pub model: Arc<str>,
+    /// The API surface.
+    pub surface: Surface,
+    /// When the request head had been read.
+    pub arrived: Timestamp,
+}
+
+/// How the tokens of an entry were counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CountedBy {
+    /// Nothing was generated.
+    #[default]
+    Nothing,
+    /// llama-server's final usage.
+    Usage,
+    /// llama-server's running timings: exact up to the last event that was read.
+    Timings,
+    /// Output events, where llama-server gives no running count: at least one token each, so a lower bound.
+    Events,
+}
+
+impl CountedBy {
+    /// The name in the ledger.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Usage => "usage",
+            Self::Timings => "timings",
+            Self::Events => "events",
+        }
+    }
+}
+
+/// Tokens of one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Prompt tokens, cached ones included.
+    pub prompt: u64,
+    /// Prompt tokens that llama-server took from its cache.
+    pub cached: u64,
+    /// Generated tokens, over all choices.
+    pub completion: u64,
+    /// Where the numbers come from.
+    pub by: CountedBy,
+}
+
+/// How a request ended: a ledger column, a metric label and a test case each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// The client was given everything.
+    Complete,
+    /// The client went away first.
+    ClientLeft,
+    /// The client stopped reading for longer than the slow-reader deadline.
+    SlowReader,
+    /// The gateway shut down before the end.
+    Drained,
+    /// The gateway process died; found and closed at the next start.
+    Interrupted,
+    /// It was refused or failed.
+    Failed(Reason),
+}
+
+impl Ending {
+    /// The name in the ledger and in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::SlowReader => "slow_reader",
+            Self::Drained => "drained",
+            Self::Interrupted => "interrupted",
+            Self::Failed(reason) => reason.label(),
+        }
+    }
+}
+
+/// How a request went: settles its entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// The HTTP status that the client was given (499 where it left before one).
+    pub status: u16,
+    /// Its tokens.
+    pub count: Count,
+    /// When the request was sent to llama-server.
+    pub dispatched: Option<Timestamp>,
+    /// When the first token arrived.
+    pub first_token: Option<Timestamp>,
+    /// When it was over.
+    pub ended: Timestamp,
+}

@@ -1,0 +1,5 @@
+//! The record of every request: one entry each, whatever way it ended.
+
+mod entry;
+
+pub use entry::{Count, CountedBy, Ending, Outcome, Subject};
