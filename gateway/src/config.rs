@@ -3,12 +3,16 @@
 //! `config.default.toml` holds every key with its default and its meaning; it is the lowest layer. A file, the
 //! environment and command-line flags go on top of it, in this order.
 
+mod layers;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+pub use layers::{ConfigError, Overrides, load};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
