@@ -1,1 +1,110 @@
-//! (being built)
+//! What Prometheus sees. Each metric's doc comment is its help text.
+//!
+//! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
+//! models that are served. Nothing that a client sends becomes a label.
+
+use prometheus::{
+    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// A large model on one T4 prefills for minutes: first tokens are told apart up to half an hour.
+const FIRST_TOKEN_BUCKETS: &[f64] =
+    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// From 1,000 tokens a second to one token in half a minute.
+const GAP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Waiting starts at nothing and ends at the queue deadline.
+const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// Whole requests, up to the 30 minutes that a long answer of a slow model takes.
+const DURATION_BUCKETS: &[f64] =
+    &[0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0];
+
+macro_rules! metrics {
+    ($( $(#[doc = $help:literal])+ $name:ident: $type:ty = $build:expr; )+) => {
+        /// All metrics of the gateway.
+        pub struct Metrics {
+            registry: Registry,
+            $( $(#[doc = $help])+ pub $name: $type, )+
+        }
+
+        impl Metrics {
+            /// Registers every metric under the prefix `llama_gateway_`.
+            ///
+            /// # Errors
+            /// None in practice: only if two metrics had one name.
+            pub fn new() -> Result<Self, Error> {
+                let registry = Registry::new_custom(Some("llama_gateway".to_owned()), None)?;
+                $(
+                    let build: fn(Opts) -> Result<$type, Error> = $build;
+                    let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
+                    registry.register(Box::new($name.clone()))?;
+                )+
+                Ok(Self { registry, $($name),+ })
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Requests that are over, by API surface and by how they ended.
+    requests_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["surface", "ending"]);
+    /// Requests that were refused or failed, by reason, those without a surface included.
+    refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);
+    /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion.
+    tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
+    /// Requests that wait for a slot now.
+    queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Time from entering the queue to getting a slot, in seconds.
+    queue_wait_seconds: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()));
+    /// Slots in use by this gateway, by replica.
+    slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// Slots that the replica announced, 0 while it is not ready.
+    slots_total: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// Whether the replica answers and has its model loaded: 1 or 0.
+    upstream_ready: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// Time to first token (TTFT) as the client sees it: from the request's arrival, in seconds.
+    time_to_first_token_seconds: HistogramVec =
+        |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(FIRST_TOKEN_BUCKETS.into()), &["surface"]);
+    /// Inter-token latency: the gap between two reads that held output, in seconds.
+    inter_token_latency_seconds: Histogram =
+        |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(GAP_BUCKETS.into()));
+    /// Duration of whole requests from arrival to end, in seconds.
+    request_duration_seconds: HistogramVec =
+        |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(DURATION_BUCKETS.into()), &["surface"]);
+    /// Bytes of streamed replies that were handed to clients.
+    stream_bytes_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Events of llama-server that the meter could not read and passed on as they were.
+    stream_unreadable_events_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Open client connections on the public listener.
+    open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Age of the oldest ledger message that is not yet durable, in seconds.
+    ledger_lag_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Ledger transactions that failed.
+    ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
+    ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
+}
+
+impl Metrics {
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn render(&self) -> Result<String, Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doc_comments_are_the_help_texts() {
+        let metrics = Metrics::new().unwrap();
+        metrics.queue_depth.set(3);
+        let text = metrics.render().unwrap();
+        assert!(text.contains("# HELP llama_gateway_queue_depth Requests that wait for a slot now."), "{text}");
+        assert!(text.contains("llama_gateway_queue_depth 3"), "{text}");
+    }
+}
