@@ -3,6 +3,8 @@
 //! `config.default.toml` holds every key with its default and its meaning; it is the lowest layer. A file, the
 //! environment and command-line flags go on top of it, in this order.
 
+#[cfg(test)]
+mod document;
 mod layers;
 
 use std::collections::BTreeMap;

@@ -242,6 +242,10 @@ impl Rejection {
         if self.reason == Reason::InvalidApiKey {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.reason == Reason::Draining {
+            // The next request is to find another gateway.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(after) = self.retry_after {
             // Whole seconds, at least one: a client must never be told to come back at once.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
