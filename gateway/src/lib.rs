@@ -9,5 +9,7 @@ pub mod ledger;
 
 pub mod clock;
 pub mod config;
+pub mod database;
 pub mod error;
 pub mod metrics;
+mod table;
