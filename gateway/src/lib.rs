@@ -6,6 +6,8 @@
 pub mod auth;
 pub mod surface;
 
+pub mod queue;
+
 pub mod ledger;
 
 pub mod clock;
