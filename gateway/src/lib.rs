@@ -7,6 +7,7 @@ pub mod auth;
 pub mod surface;
 
 pub mod queue;
+pub mod upstream;
 
 pub mod ledger;
 

@@ -1,0 +1,161 @@
+//! Requests to one replica over connections that are used again: HTTP/1.1, nothing in it that a client chose but the
+//! body.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::uri::Authority;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::pool::Pool;
+use super::replica::Readiness;
+use super::wire::{Lost, ReplyBody, ReplyError, Wire};
+
+/// Why a request got no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection could be made: nothing was sent.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// `host:port`, for the operator only.
+        address: String,
+        /// What the connection said.
+        source: io::Error,
+    },
+    /// The connection broke before the head of a reply had arrived, or what came was none.
+    #[error("no reply from {address}: {source}")]
+    Broken {
+        /// `host:port`, for the operator only.
+        address: String,
+        /// What the connection said.
+        source: ReplyError,
+    },
+    /// The connection broke within the reply to a small request.
+    #[error("the reply broke off: {0}")]
+    Cut(String),
+    /// The reply to a small request is larger than any should be.
+    #[error("the reply is too large")]
+    TooLarge,
+    /// A small request took too long.
+    #[error("no reply in time")]
+    Timeout,
+    /// No replica can be asked now.
+    #[error("no replica is ready")]
+    NoReplica(Readiness),
+}
+
+impl SendError {
+    /// The replica, or its machine, actively refused the connection or cannot be found. A timeout is not that: under
+    /// load llama-server accepts late.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() != io::ErrorKind::TimedOut)
+    }
+}
+
+/// What the connections to all replicas have in common.
+pub(super) struct Dialer {
+    key: Option<HeaderValue>,
+    connect_timeout: Duration,
+}
+
+impl Dialer {
+    pub(super) fn new(key: Option<HeaderValue>, connect_timeout: Duration) -> Self {
+        Self { key, connect_timeout }
+    }
+
+    pub(super) fn link(&self, authority: Authority) -> Link {
+        let mut headers = format!(" HTTP/1.1\r\nhost: {authority}\r\n").into_bytes();
+        if let Some(key) = &self.key {
+            headers.extend_from_slice(b"authorization: ");
+            headers.extend_from_slice(key.as_bytes());
+            headers.extend_from_slice(b"\r\n");
+        }
+        let (connect_timeout, pool, heard) = (self.connect_timeout, Arc::default(), Arc::default());
+        Link { authority, headers, connect_timeout, pool, heard }
+    }
+}
+
+/// The connections to one replica.
+pub(super) struct Link {
+    authority: Authority,
+    /// What all requests have in common, from the protocol version on. Holds the key: not to be shown.
+    headers: Vec<u8>,
+    connect_timeout: Duration,
+    pool: Arc<Pool>,
+    heard: Arc<AtomicU64>,
+}
+
+impl Link {
+    pub(super) async fn post(&self, path: &'static str, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
+        let length = body.len();
+        let head = self.head("POST ", path, &format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+        self.request(head, body).await
+    }
+
+    pub(super) async fn get(&self, path: &'static str) -> Result<Response<ReplyBody>, SendError> {
+        self.request(self.head("GET ", path, ""), Bytes::new()).await
+    }
+
+    /// How many times bytes came from the replica, on any connection. A replica that is heard is alive, even when it
+    /// has no thread for a probe.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    fn head(&self, method: &str, path: &'static str, more: &str) -> Bytes {
+        [method.as_bytes(), path.as_bytes(), &self.headers, more.as_bytes(), b"\r\n"].concat().into()
+    }
+
+    async fn request(&self, head: Bytes, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
+        if let Some(wire) = self.pool.take() {
+            match wire.exchange(head.clone().chain(body.clone()), &self.pool).await {
+                Ok(reply) => return Ok(reply),
+                // The server may have closed it while it was idle, which is no answer to this request. Only once:
+                // a new connection cannot have been idle.
+                Err(Lost { unanswered: true, .. }) => {}
+                Err(Lost { error, .. }) => return Err(self.broken(error)),
+            }
+        }
+        let connected = self.connect().await;
+        let stream = connected.map_err(|source| SendError::Connect { address: self.authority.to_string(), source })?;
+        let wire = Wire::new(stream, Arc::clone(&self.heard));
+        wire.exchange(head.chain(body), &self.pool).await.map_err(|lost| self.broken(lost.error))
+    }
+
+    fn broken(&self, source: ReplyError) -> SendError {
+        SendError::Broken { address: self.authority.to_string(), source }
+    }
+
+    /// Connects to the first address of the host that can be connected to; each has its share of the time.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
+        let found = timeout(self.connect_timeout, lookup_host((host, self.authority.port_u16().unwrap_or(80)))).await;
+        let addresses: Vec<_> = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.collect();
+        let share = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return stream.set_nodelay(true).map(|()| stream),
+                Ok(Err(error)) => failure = error,
+                Err(_) => failure = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// Reads a reply of at most `limit` bytes.
+pub(super) async fn read(reply: Response<ReplyBody>, limit: usize) -> Result<(StatusCode, Bytes), SendError> {
+    let status = reply.status();
+    match Limited::new(reply.into_body(), limit).collect().await {
+        Ok(body) => Ok((status, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(SendError::TooLarge),
+        Err(error) => Err(SendError::Cut(error.to_string())),
+    }
+}

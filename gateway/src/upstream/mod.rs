@@ -1,0 +1,227 @@
+//! The llama-server replicas: whether they are up, how many slots they have, and the connection to them.
+//!
+//! Takes a [`Slot`](crate::queue::Slot)'s replica, a path and a body, and gives the reply; tells the queue which
+//! replicas take how many requests. Nothing that a client sent but the body reaches llama-server: paths are
+//! constants and headers are the gateway's own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::queue::{Queue, ReplicaId};
+
+mod client;
+pub mod errors;
+mod pool;
+mod probe;
+mod replica;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use client::SendError;
+pub use replica::{Facts, Readiness, ReplicaStatus, State};
+pub use wire::{ReplyBody, ReplyError};
+
+use client::Dialer;
+use probe::Prober;
+use replica::{Board, Replica};
+
+/// Small requests that are under way at once. Each takes one of llama-server's HTTP threads.
+const MAX_CALLS: usize = 8;
+/// Time that a small request may take, waiting for its turn included. Tokenizing 16 MB takes 6 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of the reply to a small request: the tokens of a long prompt as JSON.
+const MAX_CALL_REPLY: usize = 16 << 20;
+
+/// Why the replicas cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No URL is configured.
+    #[error("upstream.urls is empty\n  hint: give at least one, such as \"http://127.0.0.1:8001\"")]
+    NoUrl,
+    /// A URL is not one of a llama-server.
+    #[error("upstream.urls: `{url}`: {problem}\n  hint: write http://host:port, without a path")]
+    Url {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The key file cannot be read.
+    #[error("upstream.api_key_file: cannot read {path}")]
+    KeyFile {
+        /// As configured.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The key file holds no key.
+    #[error("upstream.api_key_file: {path} must hold one key on one line and nothing else")]
+    Key {
+        /// As configured.
+        path: String,
+    },
+}
+
+/// The llama-server replicas and the connections to them.
+pub struct Upstream {
+    replicas: Vec<Arc<Replica>>,
+    board: Arc<Board>,
+    calls: Semaphore,
+    /// Spreads the small requests.
+    turn: AtomicUsize,
+}
+
+impl Upstream {
+    /// Checks the configuration and starts one prober for each replica on `tasks`; they end at once when `stop` is
+    /// cancelled, while replies go on. An idle connection ends after 4 s, or with the `Upstream`. No replica is ready
+    /// before its first probe: [`Upstream::watch`] tells.
+    ///
+    /// # Errors
+    /// A URL or the key file is not usable.
+    pub fn start(
+        config: &config::Upstream,
+        queue: Queue,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Self>, StartError> {
+        let addresses = replica::addresses(&config.urls)?;
+        let dialer = Dialer::new(key(&config.api_key_file)?, config.connect_timeout);
+        let replicas: Vec<_> = addresses
+            .into_iter()
+            .enumerate()
+            .map(|(i, address)| Arc::new(Replica::new(ReplicaId(i), address, &dialer)))
+            .collect();
+        let board = Arc::new(Board::new(&replicas, queue));
+        for replica in &replicas {
+            let prober = Prober::new(Arc::clone(replica), Arc::clone(&board), config);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(prober.run()));
+        }
+        Ok(Arc::new(Self { replicas, board, calls: Semaphore::new(MAX_CALLS), turn: AtomicUsize::new(0) }))
+    }
+
+    /// Checks what [`Upstream::start`] would refuse, without starting anything.
+    ///
+    /// # Errors
+    /// A URL or the key file is not usable.
+    pub fn check(config: &config::Upstream) -> Result<(), StartError> {
+        replica::addresses(&config.urls)?;
+        key(&config.api_key_file).map(drop)
+    }
+
+    /// Whether requests can be served: as good as the best replica.
+    pub fn readiness(&self) -> Readiness {
+        replica::readiness(&self.board.watch().borrow())
+    }
+
+    /// The replicas as they are now.
+    pub fn snapshot(&self) -> Vec<ReplicaStatus> {
+        self.board.watch().borrow().clone()
+    }
+
+    /// The replicas as they change.
+    pub fn watch(&self) -> watch::Receiver<Vec<ReplicaStatus>> {
+        self.board.watch()
+    }
+
+    /// What a replica told about itself and its model: one that is ready, else one that was.
+    pub fn facts(&self) -> Option<Arc<Facts>> {
+        let replicas = self.board.watch();
+        let replicas = replicas.borrow();
+        let ready = replicas.iter().filter(|replica| replica.state == State::Ready);
+        ready.chain(replicas.iter()).find_map(|replica| replica.facts.clone())
+    }
+
+    /// Has a replica probed at once: to be called when a reply of it breaks off.
+    pub fn mark_suspect(&self, id: ReplicaId) {
+        if let Some(replica) = self.replicas.get(id.0) {
+            replica.suspect();
+        }
+    }
+
+    /// Sends a request to the replica of a slot and gives the reply, whatever its status, with its body unread.
+    /// Dropping this future or the body closes the connection at once.
+    ///
+    /// # Errors
+    /// [`SendError::Connect`]: no byte was sent, so it may be sent again; a replica that refuses connections is taken
+    /// out of the queue before this returns. [`SendError::Broken`]: the replica may have begun to work on it. A
+    /// connection that turns out to have been closed while it was idle is replaced by a new one, once.
+    pub async fn send(
+        &self,
+        id: ReplicaId,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<http::Response<ReplyBody>, SendError> {
+        let replica = self.replicas.get(id.0).ok_or(SendError::NoReplica(Readiness::Unreachable))?;
+        let reply = replica.link.post(path, body).await;
+        if let Err(error) = &reply {
+            if error.is_refused() {
+                self.board.down(id, &error.to_string());
+            }
+            replica.suspect();
+        }
+        reply
+    }
+
+    /// Sends a small request that takes no slot (token counts, templates) to any ready replica and reads the reply.
+    /// Few are under way at once, each bounded in time (30 s) and size (16 MiB).
+    ///
+    /// # Errors
+    /// [`SendError::NoReplica`] if none is ready, and all other kinds.
+    pub async fn call(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
+        match timeout(CALL_TIMEOUT, self.call_any(path, body)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(SendError::Timeout),
+        }
+    }
+
+    async fn call_any(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
+        let _turn = self.calls.acquire().await;
+        let mut failure = None;
+        // Who cannot be connected to has not seen the request, so the next one may be asked.
+        while let Some(id) = self.any_ready() {
+            match self.send(id, path, body.clone()).await {
+                Ok(reply) => return client::read(reply, MAX_CALL_REPLY).await,
+                Err(error) if error.is_refused() => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| SendError::NoReplica(self.readiness())))
+    }
+
+    fn any_ready(&self) -> Option<ReplicaId> {
+        let replicas = self.board.watch();
+        let replicas = replicas.borrow();
+        let ready: Vec<_> = replicas.iter().filter(|replica| replica.state == State::Ready).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        ready.get(turn.checked_rem(ready.len())?).map(|replica| replica.id)
+    }
+}
+
+/// The `Authorization` header with the key in the file; none if no file is configured.
+fn key(file: &Path) -> Result<Option<HeaderValue>, StartError> {
+    if file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let path = file.display().to_string();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(source) => return Err(StartError::KeyFile { path, source }),
+    };
+    let key = text.trim();
+    let one_word = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let header = one_word.then(|| HeaderValue::try_from(format!("Bearer {key}")).ok()).flatten();
+    let mut header = header.ok_or(StartError::Key { path })?;
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
