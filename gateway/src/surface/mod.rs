@@ -3,6 +3,16 @@
 //! Takes a request body and gives an [`Ask`]: what the gateway must know of it, and the body that llama-server
 //! gets, built from an allow-list of fields.
 
+#[cfg(test)]
+mod document;
+pub mod fields;
+mod json;
+pub mod models;
+mod rule;
+mod schema;
+mod table;
+pub mod usage;
+
 use bytes::Bytes;
 
 use crate::error::Dialect;
