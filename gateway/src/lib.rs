@@ -9,6 +9,8 @@ pub mod surface;
 pub mod queue;
 pub mod upstream;
 
+pub mod stream;
+
 pub mod ledger;
 
 pub mod clock;

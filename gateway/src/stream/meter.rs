@@ -1,0 +1,373 @@
+//! Counts the tokens of a streamed reply and takes out what the client did not ask for.
+//!
+//! llama-server is always asked for usage and for timings in every event. Takes its bytes as they come; gives the
+//! bytes that it would have sent for the client's own request, and the count so far. What cannot be understood is
+//! passed on as it is and counted. Nothing is held back for longer than one event.
+
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+use memchr::{memmem, memrchr};
+
+use super::sse::{Event, Piece, Splitter};
+use super::tally::Tally;
+use super::timings::{self, Found};
+use super::usage;
+use crate::ledger::Count;
+use crate::surface::{Ask, Surface};
+
+/// Bytes of one event at most: what one stream may make the gateway keep. The largest events are
+/// `response.completed`, which repeats the whole reply (a few bytes a token, so a hundred thousand tokens fit), and
+/// chunks with log probabilities (some kilobytes).
+pub const MAX_EVENT_BYTES: usize = 1024 * 1024;
+
+/// What one push showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Events that show llama-server generating (tokens or parts of them, and events that could not be read): they
+    /// reset the silence clock.
+    pub outputs: u32,
+    /// The stream is over for the client: the final usage, `[DONE]`, `response.completed` or `message_stop` is in
+    /// it. The ledger must be closed before these bytes go out.
+    pub terminal: bool,
+    /// llama-server's message, where it sent an error event instead of an end. That event is not in the output.
+    pub failed: Option<String>,
+}
+
+/// Counts and rewrites one stream.
+#[derive(Debug)]
+pub struct Meter {
+    splitter: Splitter,
+    reader: Reader,
+}
+
+impl Meter {
+    /// A meter for the reply to this request.
+    pub fn new(ask: &Ask) -> Self {
+        let reader = Reader {
+            surface: ask.surface,
+            include_usage: ask.include_usage,
+            timings_per_token: ask.timings_per_token,
+            tally: Tally::new(ask.prompts, ask.choices),
+            last: 0,
+            finish_chunk: Vec::new(),
+            usage_chunk: Vec::new(),
+            usage_given: false,
+            unreadable: 0,
+        };
+        Self { splitter: Splitter::new(MAX_EVENT_BYTES), reader }
+    }
+
+    /// Takes one read from llama-server and appends to `out` what the client gets.
+    pub fn push(&mut self, input: &[u8], out: &mut BytesMut) -> Seen {
+        let mut seen = Seen::default();
+        let Self { splitter, reader } = self;
+        splitter.push(input, |piece| reader.piece(piece, out, &mut seen));
+        seen
+    }
+
+    /// llama-server ended its reply: appends what is left.
+    ///
+    /// Not to be called when the connection broke: half an event is of no use, and would spoil the error event that
+    /// is to follow it.
+    pub fn finish(&mut self, out: &mut BytesMut) -> Seen {
+        let mut seen = Seen::default();
+        let Self { splitter, reader } = self;
+        splitter.finish(|piece| reader.piece(piece, out, &mut seen));
+        reader.release(out);
+        seen
+    }
+
+    /// The tokens so far.
+    pub fn count(&self) -> Count {
+        self.reader.tally.count()
+    }
+
+    /// Events that were passed on without being understood.
+    pub fn unreadable(&self) -> u64 {
+        self.reader.unreadable.saturating_add(self.splitter.oversized())
+    }
+}
+
+/// The part of the meter that looks at whole events.
+#[derive(Debug)]
+struct Reader {
+    surface: Surface,
+    include_usage: bool,
+    timings_per_token: bool,
+    tally: Tally,
+    /// The sequence that the last chunk belonged to.
+    last: usize,
+    /// A chat chunk with a finish reason that waits for the timings in the usage chunk behind it; or empty.
+    finish_chunk: Vec<u8>,
+    /// A chat usage chunk that waits for those of the other choices; or empty.
+    usage_chunk: Vec<u8>,
+    /// The client was given its usage chunk.
+    usage_given: bool,
+    unreadable: u64,
+}
+
+/// One event of a surface, borrowed apart.
+struct Part<'a> {
+    raw: &'a [u8],
+    data: &'a [u8],
+    name: Option<&'a [u8]>,
+}
+
+impl Reader {
+    fn piece(&mut self, piece: Piece<'_>, out: &mut BytesMut, seen: &mut Seen) {
+        match piece {
+            Piece::Event(event) => self.event(&event, out, seen),
+            Piece::Oversized(bytes) => {
+                self.release(out);
+                seen.outputs += 1;
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event<'_>, out: &mut BytesMut, seen: &mut Seen) {
+        let data = match event.data {
+            Some(Cow::Borrowed(data)) => data,
+            // llama-server writes one data line; several cannot be cut where they stand.
+            Some(Cow::Owned(_)) => return self.unread(event.raw, out, seen),
+            None => return self.pass(event.raw, out),
+        };
+        if data == b"null" {
+            // What llama-server writes where the second prompt of a request gets its slot.
+            return self.pass(event.raw, out);
+        }
+        if let Some(message) = usage::of_failure(event.name, data) {
+            self.release(out);
+            seen.failed = Some(message);
+            return;
+        }
+        let part = Part { raw: event.raw, data, name: event.name };
+        match self.surface {
+            Surface::Chat | Surface::Completions => self.chunk(&part, out, seen),
+            Surface::Responses => self.response(&part, out, seen),
+            Surface::Messages => self.message(&part, out, seen),
+            _ => self.pass(part.raw, out),
+        }
+    }
+
+    /// A chunk of a chat or text completion.
+    fn chunk(&mut self, part: &Part<'_>, out: &mut BytesMut, seen: &mut Seen) {
+        if part.data == b"[DONE]" {
+            self.release(out);
+            self.give_merged_usage(out);
+            seen.terminal = true;
+            return self.pass(part.raw, out);
+        }
+        let found = timings::find(part.data);
+        let body = match &found {
+            Found::At(range, _) => part.data.get(..range.start).unwrap_or(part.data),
+            Found::Absent | Found::Unclear => part.data,
+        };
+        if memmem::find(body, b"\"usage\":{").is_some() {
+            return self.chunk_with_usage(part, &found, out, seen);
+        }
+        let index = if self.tally.single() { Some(0) } else { index_of(body) };
+        let Some(index) = index.filter(|_| memmem::find(body, b"\"choices\":[{").is_some()) else {
+            return self.unread(part.raw, out, seen);
+        };
+        self.last = index;
+        if !self.count_timings(index, &found) {
+            return self.unread(part.raw, out, seen);
+        }
+        let finishes = memmem::find(body, b"\"finish_reason\":\"").is_some();
+        if finishes {
+            if self.surface == Surface::Chat && !self.include_usage && found == Found::Absent {
+                self.release(out);
+                self.finish_chunk.extend_from_slice(part.raw);
+                return;
+            }
+            return self.pass(part.raw, out);
+        }
+        let opens = memmem::find(body, b"\"delta\":{\"role\":").is_some();
+        if !opens && !is_progress(part.data, &found) {
+            self.tally.event();
+            seen.outputs += 1;
+        }
+        self.pass_without_timings(part, &found, out);
+    }
+
+    /// A chunk with the final usage of one sequence: for chat one of its own, for completions the last with text.
+    fn chunk_with_usage(&mut self, part: &Part<'_>, found: &Found, out: &mut BytesMut, seen: &mut Seen) {
+        let Some(read) = usage::of_chunk(part.data) else {
+            return self.unread(part.raw, out, seen);
+        };
+        let alone = read.index.is_none();
+        let index = read.index.unwrap_or_else(|| self.tally.awaiting_usage(self.last));
+        if !self.tally.usage(index, read.usage) {
+            return self.unread(part.raw, out, seen);
+        }
+        self.last = index;
+        seen.terminal |= self.tally.complete();
+        if !alone {
+            self.pass(part.raw, out);
+        } else if !self.include_usage {
+            self.give_finish_chunk(part.data, found, out);
+        } else if self.tally.single() && !self.usage_given {
+            self.usage_given = true;
+            self.pass(part.raw, out);
+        } else {
+            self.usage_chunk.clear();
+            self.usage_chunk.extend_from_slice(without_timings(part.data, found).0);
+            if self.tally.complete() {
+                self.give_merged_usage(out);
+            }
+        }
+    }
+
+    /// Gives the chat chunk with the finish reason. Where no usage is asked for, llama-server puts the timings there
+    /// that it otherwise puts into the usage chunk, which is `usage_chunk`.
+    fn give_finish_chunk(&mut self, usage_chunk: &[u8], found: &Found, out: &mut BytesMut) {
+        let timings = match found {
+            Found::At(range, _) => usage_chunk.get(range.clone()).unwrap_or_default(),
+            Found::Absent | Found::Unclear => &[],
+        };
+        if let Some(end) = memrchr(b'}', &self.finish_chunk) {
+            let (head, tail) = self.finish_chunk.split_at(end);
+            out.extend_from_slice(head);
+            out.extend_from_slice(timings);
+            out.extend_from_slice(tail);
+        }
+        self.finish_chunk.clear();
+    }
+
+    /// Gives the one usage chunk of a chat with several choices. Without timings: there are several, of which none
+    /// is that of the request.
+    fn give_merged_usage(&mut self, out: &mut BytesMut) {
+        if !self.usage_chunk.is_empty() && !self.usage_given {
+            self.usage_given = true;
+            usage::write_merged(&self.usage_chunk, &self.tally.count(), out);
+        }
+        self.usage_chunk.clear();
+    }
+
+    /// An event of the Responses API.
+    fn response(&mut self, part: &Part<'_>, out: &mut BytesMut, seen: &mut Seen) {
+        let Some(name) = part.name else {
+            return self.unread(part.raw, out, seen);
+        };
+        if matches!(name, b"response.completed" | b"response.incomplete" | b"response.failed") {
+            seen.terminal = true;
+            return match usage::of_response(part.data) {
+                Some(usage) if self.tally.usage(0, usage) => self.pass(part.raw, out),
+                _ => self.unread(part.raw, out, seen),
+            };
+        }
+        let found = timings::find(part.data);
+        if !name.starts_with(b"response.") || !self.count_timings(0, &found) {
+            return self.unread(part.raw, out, seen);
+        }
+        if name.ends_with(b".delta") {
+            self.tally.event();
+            seen.outputs += 1;
+        }
+        self.pass_without_timings(part, &found, out);
+    }
+
+    /// An event of the Anthropic Messages API. It has no timings: output is counted by events until the end.
+    fn message(&mut self, part: &Part<'_>, out: &mut BytesMut, seen: &mut Seen) {
+        let understood = match part.name {
+            Some(b"content_block_delta") => {
+                // The signature that closes a thinking block is no output.
+                if memmem::find(part.data, b"\"type\":\"signature_delta\"").is_none() {
+                    self.tally.event();
+                    seen.outputs += 1;
+                }
+                true
+            }
+            Some(b"message_start") => match usage::of_message_start(part.data) {
+                Some(prompt) => self.tally.prompt(0, prompt),
+                None => false,
+            },
+            Some(b"message_delta") => match usage::of_message_delta(part.data) {
+                Some(output) => {
+                    seen.terminal = true;
+                    self.tally.output(0, output);
+                    true
+                }
+                None => false,
+            },
+            Some(b"message_stop") => {
+                seen.terminal = true;
+                true
+            }
+            Some(b"content_block_start" | b"content_block_stop" | b"ping") => true,
+            _ => false,
+        };
+        if understood { self.pass(part.raw, out) } else { self.unread(part.raw, out, seen) }
+    }
+
+    /// `false`: there is something that looks like timings and cannot be used.
+    fn count_timings(&mut self, index: usize, found: &Found) -> bool {
+        match found {
+            Found::Absent => true,
+            Found::Unclear => false,
+            Found::At(_, timings) => self.tally.timings(index, *timings),
+        }
+    }
+
+    /// Passes an event on unchanged.
+    fn pass(&mut self, raw: &[u8], out: &mut BytesMut) {
+        self.release(out);
+        out.extend_from_slice(raw);
+    }
+
+    /// Passes an event on that was not understood. It may well be output, so the silence clock is told.
+    fn unread(&mut self, raw: &[u8], out: &mut BytesMut, seen: &mut Seen) {
+        self.unreadable = self.unreadable.saturating_add(1);
+        seen.outputs += 1;
+        self.pass(raw, out);
+    }
+
+    /// Passes an event on as llama-server writes it where timings are not asked for.
+    fn pass_without_timings(&mut self, part: &Part<'_>, found: &Found, out: &mut BytesMut) {
+        if self.timings_per_token {
+            return self.pass(part.raw, out);
+        }
+        self.release(out);
+        let (head, tail) = without_timings(part.data, found);
+        // `data` is a part of `raw`, so this is the length of what stands before it.
+        let before = part.data.as_ptr().addr().saturating_sub(part.raw.as_ptr().addr());
+        out.extend_from_slice(part.raw.get(..before).unwrap_or_default());
+        out.extend_from_slice(head);
+        out.extend_from_slice(tail);
+        out.extend_from_slice(part.raw.get(before + part.data.len()..).unwrap_or_default());
+    }
+
+    /// Lets go of a chunk that waited for another one which did not come.
+    fn release(&mut self, out: &mut BytesMut) {
+        if !self.finish_chunk.is_empty() {
+            out.extend_from_slice(&self.finish_chunk);
+            self.finish_chunk.clear();
+        }
+    }
+}
+
+/// An object before and behind its timings.
+fn without_timings<'a>(object: &'a [u8], found: &Found) -> (&'a [u8], &'a [u8]) {
+    match found {
+        Found::At(range, _) => {
+            (object.get(..range.start).unwrap_or_default(), object.get(range.end..).unwrap_or_default())
+        }
+        Found::Absent | Found::Unclear => (object, &[]),
+    }
+}
+
+/// Whether this tells the progress of the prompt: then `prompt_progress` follows the timings.
+fn is_progress(object: &[u8], found: &Found) -> bool {
+    matches!(found, Found::At(range, _) if range.end + 1 < object.len())
+}
+
+/// The `index` of a chunk's choice. It stands before anything else of that name, and within a text its quotes would
+/// be escaped.
+fn index_of(object: &[u8]) -> Option<usize> {
+    const KEY: &[u8] = b"\"index\":";
+    let value = object.get(memmem::find(object, KEY)? + KEY.len()..)?;
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
+}
