@@ -3,6 +3,8 @@
 //! The modules stand in the order in which a request meets them; a module calls only those below it, and
 //! `config`, `error`, `metrics` and `clock`, which call nobody. `docs/life-of-a-request.md` walks through them.
 
+pub mod server;
+
 pub mod auth;
 pub mod surface;
 
