@@ -3,7 +3,15 @@
 //! The modules stand in the order in which a request meets them; a module calls only those below it, and
 //! `config`, `error`, `metrics` and `clock`, which call nobody. `docs/life-of-a-request.md` walks through them.
 
+pub mod cli;
+pub mod serve;
 pub mod server;
+
+pub mod admin;
+pub mod app;
+mod dispatch;
+pub mod handle;
+pub mod routes;
 
 pub mod auth;
 pub mod surface;
@@ -13,6 +21,7 @@ pub mod upstream;
 
 pub mod stream;
 
+pub mod account;
 pub mod ledger;
 
 pub mod clock;

@@ -1,0 +1,139 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::Response;
+use jiff::Timestamp;
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Dialect, Reason, Rejection};
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::server::{Counts, Drain};
+use crate::stream::Expired;
+use crate::surface::fields::Bounds;
+use crate::surface::models;
+use crate::upstream::{Readiness, Upstream};
+
+/// When to come back, where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Loading a model takes longer than that, but it may have begun long ago.
+const RETRY_AFTER_LOADING: Duration = Duration::from_secs(10);
+
+/// The name in the ledger for the model of a llama-server that has not told its own yet.
+const UNKNOWN_MODEL: &str = "unknown";
+
+/// What all requests share.
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// Knows the API keys.
+    pub authenticator: Authenticator,
+    /// Bounds on request fields.
+    pub bounds: Bounds,
+    /// Who waits for which slot.
+    pub queue: Queue,
+    /// The llama-server replicas.
+    pub upstream: Arc<Upstream>,
+    /// The record of every request.
+    pub ledger: Ledger,
+    /// What Prometheus sees.
+    pub metrics: Arc<Metrics>,
+    /// Whether the gateway is shutting down.
+    pub drain: Drain,
+    /// What the public listener counts.
+    pub counts: Arc<Counts>,
+    /// When the gateway was started.
+    pub started: Timestamp,
+}
+
+impl App {
+    /// The models that are served, in the shape of `GET /v1/models`.
+    pub fn models(&self) -> serde_json::Value {
+        let facts = self.upstream.facts();
+        models::list(&self.config.models.aliases, facts.as_ref().map(|facts| &*facts.models), self.started.as_second())
+    }
+
+    /// One model that is served.
+    pub fn one_model(&self, id: &str) -> Option<serde_json::Value> {
+        let facts = self.upstream.facts();
+        models::one(
+            id,
+            &self.config.models.aliases,
+            facts.as_ref().map(|facts| &*facts.models),
+            self.started.as_second(),
+        )
+    }
+
+    /// Slots of the largest replica.
+    pub fn widest(&self) -> u32 {
+        self.queue.load().iter().map(|load| load.total).max().unwrap_or(0)
+    }
+
+    /// Comes true when the drain grace is over.
+    pub fn drain_expired(&self) -> Expired {
+        let drain = self.drain.clone();
+        Box::pin(async move { drain.expired().await })
+    }
+
+    /// The name under which a request for the model `asked` is accounted.
+    ///
+    /// # Errors
+    /// The name is neither a configured alias nor llama-server's own, and aliases are configured.
+    pub fn model(&self, asked: Option<&str>) -> Result<Arc<str>, Rejection> {
+        let own =
+            self.upstream.facts().map_or_else(|| Arc::from(UNKNOWN_MODEL), |facts| Arc::from(facts.model.as_str()));
+        let Some(asked) = asked else { return Ok(own) };
+        if let Some(alias) = self.config.models.aliases.iter().find(|alias| *alias == asked) {
+            return Ok(Arc::from(alias.as_str()));
+        }
+        if self.config.models.aliases.is_empty() || asked == &*own {
+            return Ok(own);
+        }
+        Err(self.no_such_model(asked))
+    }
+
+    /// The refusal of a model that is not served.
+    pub fn no_such_model(&self, asked: &str) -> Rejection {
+        let name: String = asked.chars().filter(|c| !c.is_control()).take(64).collect();
+        let rejection = Rejection::new(Reason::ModelNotFound, format!("The model `{name}` does not exist."));
+        Rejection { param: Some("model".to_owned()), ..rejection }
+    }
+
+    /// Answers a request that has no account yet with its refusal; counts and logs it.
+    pub fn refuse(&self, dialect: Dialect, request_id: &str, rejection: &Rejection) -> Response {
+        self.metrics.refused_total.with_label_values(&[rejection.reason.label()]).inc();
+        tracing::info!(
+            request_id,
+            reason = rejection.reason.label(),
+            status = rejection.reason.status().as_u16(),
+            operator = rejection.operator,
+            "refused"
+        );
+        rejection.response(dialect, request_id)
+    }
+
+    /// Whether any replica can take a request.
+    ///
+    /// # Errors
+    /// None can; the rejection tells whether one is loading.
+    pub fn ready(&self) -> Result<(), Rejection> {
+        match self.upstream.readiness() {
+            Readiness::Ready => Ok(()),
+            Readiness::Loading => {
+                Err(Rejection::new(Reason::ModelLoading, "The model is still loading.")
+                    .retry_after(RETRY_AFTER_LOADING))
+            }
+            Readiness::Unreachable => {
+                let rejection = Rejection::new(Reason::BackendUnavailable, "The model server cannot be reached.");
+                Err(rejection.retry_after(RETRY_AFTER))
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+
+use crate::auth::{self, Keys, Revoked};
+use crate::clock::Clock;
+use crate::config::{self, Config, LogFormat, Overrides};
+use crate::ledger::render::{self, Format};
+use crate::ledger::usage;
+use crate::serve;
+
+/// An authenticating, metering, OpenAI-compatible gateway in front of llama-server.
+#[derive(Parser)]
+#[command(name = "llama-gateway", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(ServeArguments),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Show what was used
+    Usage(UsageArguments),
+    /// Say whether a configuration file is right, and what is wrong where
+    CheckConfig {
+        /// The configuration file
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    /// Configuration file (TOML); every key has a default
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+    /// Base URL of a llama-server; may be given more than once [default: http://127.0.0.1:8001]
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
+    /// Address of the public listener [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address of the admin listener [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Where keys and ledger are kept [default: data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Where the data directory is: given, or as the configuration says.
+#[derive(Args)]
+struct DataDirectory {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+    /// Where keys and ledger are kept [default: data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Create a key and print it: it is shown this once
+    Create {
+        /// Who is accounted for what is asked with the key
+        #[arg(long, value_name = "T")]
+        tenant: String,
+        /// A note for people
+        #[arg(long, value_name = "L", default_value = "")]
+        label: String,
+        /// How long the key is valid, such as 90d; without it, until it is revoked
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+    /// List all keys by their public ids
+    List {
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+    /// Revoke a key; it is refused from the next request on
+    Revoke {
+        /// The public id of the key
+        key_id: String,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+}
+
+#[derive(Args)]
+struct UsageArguments {
+    /// How far to look back, such as 1d
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// One entry a line instead of sums by tenant and day
+    #[arg(long)]
+    requests: bool,
+    /// As JSON
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// As CSV
+    #[arg(long)]
+    csv: bool,
+    #[command(flatten)]
+    data: DataDirectory,
+}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// Whatever keeps it from being done, in words for the operator.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(arguments) => run_server(arguments),
+        Command::Keys(command) => keys(command),
+        Command::Usage(arguments) => show_usage(&arguments),
+        Command::CheckConfig { file } => {
+            let config = load(Some(&file), &Overrides::default())?;
+            serve::check(&config)?;
+            say(&format!("{} is right.", file.display()))
+        }
+    }
+}
+
+fn load(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
+    Ok(config::load(file, std::env::vars(), overrides)?)
+}
+
+fn run_server(arguments: ServeArguments) -> anyhow::Result<()> {
+    let ServeArguments { config, upstream, listen, admin_listen, data_dir } = arguments;
+    let config = load(config.as_deref(), &Overrides { upstream, listen, admin_listen, data_dir })?;
+    begin_logging(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(serve::serve(config, Clock::system()))
+}
+
+fn begin_logging(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
+        .with_context(|| format!("`log.level`: `{}` is not a filter", config.log.level))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
+    let overrides = Overrides { data_dir: data.data_dir.clone(), ..Overrides::default() };
+    Ok(load(data.config.as_deref(), &overrides)?.server.data_dir)
+}
+
+fn keys(command: KeysCommand) -> anyhow::Result<()> {
+    let now = Clock::system().now();
+    match command {
+        KeysCommand::Create { tenant, label, expires, data } => {
+            let expires = expires.map(|span| auth::parse_expiry(&span, now)).transpose()?;
+            let key = Keys::open(&data_directory(&data)?)?.create(&tenant, &label, expires, now)?;
+            say(key.expose())
+        }
+        KeysCommand::List { data } => {
+            let keys = Keys::open(&data_directory(&data)?)?.list()?;
+            Ok(auth::write_list(&keys, now, &mut std::io::stdout().lock())?)
+        }
+        KeysCommand::Revoke { key_id, data } => match Keys::open(&data_directory(&data)?)?.revoke(&key_id, now)? {
+            Revoked::Now => say(&format!("{key_id} is revoked.")),
+            Revoked::Before => say(&format!("{key_id} was revoked before.")),
+        },
+    }
+}
+
+fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {
+    let reader = usage::Reader::open(&data_directory(&arguments.data)?)?;
+    let since = match &arguments.since {
+        Some(span) => usage::since(span, Clock::system().now())?,
+        None => Timestamp::MIN,
+    };
+    let format = match arguments {
+        UsageArguments { json: true, .. } => Format::Json,
+        UsageArguments { csv: true, .. } => Format::Csv,
+        _ => Format::Text,
+    };
+    let out = &mut std::io::stdout().lock();
+    if arguments.requests {
+        Ok(render::requests(&reader, since, format, out)?)
+    } else {
+        Ok(render::usage(&reader.usage(since)?, format, out)?)
+    }
+}
+
+/// One text on standard output; a reader that has gone away is not an error worth a panic.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").context("standard output cannot be written")
+}

@@ -1,0 +1,166 @@
+//! One request, top to bottom.
+//!
+//! `Arrival -> Ask -> Account -> Queued -> Running -> answer`: each step takes what the step before gave.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout};
+
+use crate::account::Account;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::dispatch::{Queued, dispatch, queue, unsent};
+use crate::error::{Reason, Rejection};
+use crate::ledger::{Ending, Subject};
+use crate::server::Client;
+use crate::stream::body::{StreamBody, Surroundings};
+use crate::stream::clocks::Clocks;
+use crate::stream::meter::Meter;
+use crate::stream::whole::whole;
+use crate::surface::{Ask, Surface, fields};
+use crate::upstream::errors;
+
+/// A request that has passed the gate: who asks, on which connection, since when.
+#[derive(Clone)]
+pub struct Arrival {
+    /// Who asks.
+    pub caller: Caller,
+    /// The `x-request-id` of the answer.
+    pub request_id: Arc<str>,
+    /// The client's connection.
+    pub client: Arc<Client>,
+    /// When the request head had been read.
+    pub at: Instant,
+    /// The same by the wall clock.
+    pub timestamp: Timestamp,
+}
+
+/// Answers a request.
+pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Body) -> Response {
+    let dialect = surface.dialect();
+    let (ask, model) = match understand(app, surface, body).await {
+        Ok(understood) => understood,
+        Err(rejection) => return app.refuse(dialect, &arrival.request_id, &rejection),
+    };
+    if !surface.takes_slot() {
+        return match direct(app, &ask).await {
+            Ok(response) => response,
+            Err(rejection) => app.refuse(dialect, &arrival.request_id, &rejection),
+        };
+    }
+    let account = match begin(app, surface, model, &arrival) {
+        Ok(account) => account,
+        Err(rejection) => return app.refuse(dialect, &arrival.request_id, &rejection),
+    };
+    // From here on the account tells of every ending.
+    let answered = match queue(app, ask, account, arrival.at) {
+        Ok(queued) if queued.ask.stream => streamed(app, queued, &arrival).await,
+        Ok(queued) => one_piece(app, queued).await,
+        Err(rejection) => Err(rejection),
+    };
+    answered.unwrap_or_else(|rejection| rejection.response(dialect, &arrival.request_id))
+}
+
+/// What the request asks for, if it may, and of which model.
+async fn understand(app: &App, surface: Surface, body: Body) -> Result<(Ask, Arc<str>), Rejection> {
+    let body = read(app, body).await?;
+    let ask = fields::read(surface, &body, &app.bounds)?;
+    let model = app.model(ask.model.as_deref())?;
+    app.ready()?;
+    Ok((ask, model))
+}
+
+/// The whole body is read before anything is waited for: a client that leaves is noticed at once then.
+async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
+    let server = &app.config.server;
+    let too_large = || {
+        let limit = server.max_body_bytes;
+        Rejection::new(Reason::RequestTooLarge, format!("The body is larger than {limit} bytes."))
+    };
+    if body.size_hint().lower() > server.max_body_bytes as u64 {
+        return Err(too_large());
+    }
+    match timeout(server.body_timeout, Limited::new(body, server.max_body_bytes).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => {
+            let rejection = Rejection::new(Reason::InvalidRequest, "The body could not be read.");
+            Err(rejection.operator(error.to_string()))
+        }
+        Err(_elapsed) => Err(Rejection::new(Reason::RequestTimeout, "The body did not arrive in time.")),
+    }
+}
+
+/// Begins the request's account.
+fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Result<Account, Rejection> {
+    let subject = Subject {
+        request_id: arrival.request_id.clone(),
+        tenant: arrival.caller.tenant.clone(),
+        key_id: arrival.caller.key_id.clone(),
+        model,
+        surface,
+        arrived: arrival.timestamp,
+    };
+    let charge = app.ledger.admit(subject.clone())?;
+    Ok(Account::begin(charge, subject, arrival.at, app.clock.clone(), app.metrics.clone()))
+}
+
+/// Answers in one piece.
+async fn one_piece(app: &App, queued: Queued) -> Result<Response, Rejection> {
+    let ask = queued.ask.clone();
+    let running = dispatch(app, queued).await?;
+    let reply = whole(running, &ask, app.drain_expired()).await?;
+    Ok(json(reply))
+}
+
+/// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
+/// goes out even while the request still waits, and the body keeps the client company.
+async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+    let meter = Meter::new(&queued.ask);
+    let around = Surroundings {
+        dialect: queued.ask.surface.dialect(),
+        request_id: arrival.request_id.clone(),
+        client: arrival.client.clone(),
+        drain_expired: app.drain_expired(),
+        metrics: app.metrics.clone(),
+    };
+    let opening = {
+        let app = app.clone();
+        Box::pin(async move { dispatch(&app, queued).await })
+    };
+    let mut body = StreamBody::new(opening, meter, Clocks::new(Some(app.config.timeouts.keep_alive)), around);
+    if let Ok(opened) = timeout(app.config.timeouts.early_open, poll_fn(|context| body.poll_open(context))).await {
+        opened?;
+        body.answered();
+    }
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // nginx and its kin would hold tokens back otherwise.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    Ok((headers, Body::new(body)).into_response())
+}
+
+/// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no entry.
+async fn direct(app: &App, ask: &Ask) -> Result<Response, Rejection> {
+    let called = app.upstream.call(ask.surface.upstream_path(), ask.upstream_body.clone()).await;
+    let (status, reply) = called.map_err(|error| unsent(&error))?;
+    if status != StatusCode::OK {
+        return Err(errors::rejection(status, &reply));
+    }
+    app.metrics.requests_total.with_label_values(&[ask.surface.label(), Ending::Complete.label()]).inc();
+    Ok(json(reply))
+}
+
+fn json(reply: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], reply).into_response()
+}

@@ -1,0 +1,150 @@
+//! The route table of the public listener. It is the allow-list of paths: what is not here reaches nothing.
+//!
+//! Every request passes the gate: it gets its id, and must show a key unless its path is listed as open.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Path, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::error::{Dialect, Reason, Rejection};
+use crate::handle::{Arrival, handle};
+use crate::server::Client;
+use crate::surface::Surface;
+
+/// Paths that are answered without a key.
+const OPEN: [&str; 1] = ["/health"];
+
+/// The routes of the public listener.
+pub fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/{*id}", get(one_model))
+        .route("/v1/chat/completions", surface(Surface::Chat))
+        .route("/v1/completions", surface(Surface::Completions))
+        .route("/v1/responses", surface(Surface::Responses))
+        .route("/v1/messages", surface(Surface::Messages))
+        .route("/v1/messages/count_tokens", surface(Surface::CountTokens))
+        .route("/v1/embeddings", surface(Surface::Embeddings))
+        .route("/v1/rerank", surface(Surface::Rerank))
+        .route("/tokenize", surface(Surface::Tokenize))
+        .route("/detokenize", surface(Surface::Detokenize))
+        .route("/apply-template", surface(Surface::ApplyTemplate))
+        .fallback(unknown_url)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), gate))
+        .with_state(app)
+}
+
+/// The `x-request-id` of the answer.
+#[derive(Clone)]
+struct RequestId(Arc<str>);
+
+fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
+    post(move |State(app): State<Arc<App>>, request: Request| async move {
+        let (mut head, body) = request.into_parts();
+        let arrival = head.extensions.remove::<Arrival>();
+        // A head pins the buffer that it was read into; the request may wait for minutes.
+        drop(head);
+        match arrival {
+            Some(arrival) => handle(&app, surface, arrival, body).await,
+            None => Rejection::new(Reason::Internal, "The gateway is at fault.").response(surface.dialect(), ""),
+        }
+    })
+}
+
+/// Gives the request its id, refuses it without a key, and names its id in the answer.
+async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let request_id = RequestId(format!("req_{}", uuid::Uuid::now_v7().simple()).into());
+    let dialect = dialect_of(request.uri().path());
+    let mut response = match pass(&app, &mut request, &request_id) {
+        Ok(()) => next.run(request).await,
+        Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id.0) {
+        if dialect == Dialect::Anthropic {
+            response.headers_mut().insert(HeaderName::from_static("request-id"), value.clone());
+        }
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
+    }
+    response
+}
+
+/// Decides whether a request may go on, and leaves what the handlers need in its extensions.
+fn pass(app: &Arc<App>, request: &mut Request, request_id: &RequestId) -> Result<(), Rejection> {
+    let at = Instant::now();
+    let timestamp = app.clock.now();
+    request.extensions_mut().insert(request_id.clone());
+    if request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str())) {
+        return Ok(());
+    }
+    let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
+    if app.drain.is_started() {
+        let rejection = Rejection::new(Reason::Draining, "The gateway is shutting down.");
+        return Err(rejection.retry_after(std::time::Duration::from_secs(5)));
+    }
+    refuse_encoding(request.headers())?;
+    if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
+        let request_id = request_id.0.clone();
+        request.extensions_mut().insert(Arrival { caller, request_id, client, at, timestamp });
+    }
+    Ok(())
+}
+
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), Rejection> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(Rejection::new(Reason::UnsupportedEncoding, "Compressed request bodies are not read."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn dialect_of(path: &str) -> Dialect {
+    if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi }
+}
+
+/// For clients and load balancers: whether requests can be answered.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.ready() {
+        Ok(()) if !app.drain.is_started() => {
+            (StatusCode::OK, axum::Json(serde_json::json!({"status": "ok"}))).into_response()
+        }
+        _ => {
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(serde_json::json!({"status": "unavailable"}))).into_response()
+        }
+    }
+}
+
+async fn list_models(State(app): State<Arc<App>>) -> Response {
+    axum::Json(app.models()).into_response()
+}
+
+async fn one_model(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Response {
+    match app.one_model(&id) {
+        Some(model) => axum::Json(model).into_response(),
+        None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
+    }
+}
+
+async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response {
+    let rejection = Rejection::new(Reason::UnknownUrl, "This path is not served.");
+    app.refuse(dialect_of(request.uri().path()), id_of(&request), &rejection)
+}
+
+async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
+    let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
+    app.refuse(dialect_of(request.uri().path()), id_of(&request), &rejection)
+}
+
+fn id_of(request: &Request<Body>) -> &str {
+    request.extensions().get::<RequestId>().map_or("", |id| &id.0)
+}

@@ -1,0 +1,123 @@
+//! Puts the rooms together, runs them until the gateway is told to stop, and closes them in order.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ledger::{Ledger, Settings};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::server::signals::Signals;
+use crate::server::{self, Drain, Limits, Options, Phase, Tls};
+use crate::surface::fields::Bounds;
+use crate::upstream::Upstream;
+use crate::{admin, routes};
+
+/// Requests that may be live at once, far above what connections allow: each costs the ledger 50 bytes.
+const MAX_LIVE: usize = 16_384;
+
+/// Says whether a configuration whose keys and types are right can also be run with.
+///
+/// # Errors
+/// What cannot.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    Bounds::new(&config.requests)?;
+    Upstream::check(&config.upstream)?;
+    tls(config)?;
+    Ok(())
+}
+
+/// Runs the gateway until it has drained after SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
+    let directory = config.server.data_dir.clone();
+    let limits = Limits::from(&config.server);
+    let grace = config.server.drain_grace;
+    let tls = tls(&config)?;
+    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE };
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    if writer.interrupted() > 0 {
+        tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
+    }
+    let (public, admin) = (bind(config.server.listen).await?, bind(config.server.admin_listen).await?);
+
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let queue = Queue::new(config.queue.max_waiting);
+    let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let drain = Drain::new();
+    let app = Arc::new(App {
+        authenticator: Authenticator::open(&directory)?,
+        bounds: Bounds::new(&config.requests)?,
+        metrics: Arc::new(Metrics::new()?),
+        counts: Arc::default(),
+        started: clock.now(),
+        drain: drain.clone(),
+        config,
+        clock,
+        queue,
+        upstream,
+        ledger,
+    });
+    let signals = Signals::listen().context("signals cannot be listened to")?;
+    announce(&directory, &public, &admin)?;
+    tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
+
+    // Health and metrics are answered until the last stream is over.
+    let admin_drain = Drain::new();
+    let public_server = async {
+        let options = Options { limits, tls, counts: app.counts.clone() };
+        server::serve(public, routes::routes(app.clone()), options, drain).await;
+        admin_drain.advance(Phase::Over);
+    };
+    let options = Options { limits, tls: None, counts: Arc::default() };
+    let admin_server = server::serve(admin, admin::routes(app.clone()), options, admin_drain.clone());
+    tokio::join!(public_server, admin_server);
+
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    // Every account is settled by now; the ledger is closed last.
+    drop(app);
+    writer.close().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tls(config: &Config) -> anyhow::Result<Option<Tls>> {
+    let server = &config.server;
+    if server.tls_certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Tls::load(&server.tls_certificate, &server.tls_key)?))
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
+}
+
+/// Writes the addresses that were bound into the data directory: port 0 in the configuration means any free one.
+fn announce(directory: &Path, public: &TcpListener, admin: &TcpListener) -> anyhow::Result<()> {
+    let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
+    let text = serde_json::json!({
+        "listen": listen.to_string(),
+        "admin_listen": admin_listen.to_string(),
+        "pid": std::process::id(),
+    });
+    let path = directory.join("serve.json");
+    let unfinished = directory.join("serve.json.new");
+    std::fs::write(&unfinished, format!("{text}\n"))
+        .and_then(|()| std::fs::rename(&unfinished, &path))
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    tracing::info!(%listen, %admin_listen, "listening");
+    Ok(())
+}

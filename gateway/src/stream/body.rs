@@ -1,0 +1,278 @@
+//! The body of a streamed answer.
+//!
+//! Polled by the client's own connection, so that a client that leaves drops it at once, and with it the
+//! connection to llama-server. It may begin before llama-server has answered: then it keeps the client company
+//! while the request waits, and what still fails is an event in the stream.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Frame;
+
+use super::clocks::{Clocks, Due, expired};
+use super::meter::{Meter, Seen};
+use super::{Expired, Running, lost, now};
+use crate::error::{Dialect, Reason, Rejection};
+use crate::ledger::{Closing, Ending};
+use crate::metrics::Metrics;
+use crate::server::Client;
+use crate::upstream::errors;
+
+/// A comment: ignored by every client, but bytes on the wire.
+const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+/// Output frames are cut from blocks of this size; a block is used again once its frames are sent.
+const BLOCK_BYTES: usize = 2048;
+
+/// A request on its way to llama-server: queue, dispatch, answer head. It settles the account itself if it fails.
+pub type Opening = Pin<Box<dyn Future<Output = Result<Running, Rejection>> + Send>>;
+
+enum State {
+    Opening(Opening),
+    Running(Running),
+    /// The end has been seen and waits for the ledger; `held` goes out after it.
+    Closing {
+        running: Running,
+        closing: Closing,
+        held: Bytes,
+    },
+    Ended,
+}
+
+/// What a streamed answer needs from its surroundings.
+pub struct Surroundings {
+    /// The error shape of the surface.
+    pub dialect: Dialect,
+    /// The `x-request-id` of the answer.
+    pub request_id: Arc<str>,
+    /// Tells a client that stopped reading from one that left.
+    pub client: Arc<Client>,
+    /// Comes true when the gateway's drain grace is over.
+    pub drain_expired: Expired,
+    /// Where bytes are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The body of a streamed answer.
+pub struct StreamBody {
+    state: State,
+    meter: Meter,
+    clocks: Clocks,
+    out: BytesMut,
+    unreadable: u64,
+    around: Surroundings,
+}
+
+impl StreamBody {
+    /// A body for the answer that `opening` will bring.
+    pub fn new(opening: Opening, meter: Meter, clocks: Clocks, around: Surroundings) -> Self {
+        Self { state: State::Opening(opening), meter, clocks, out: BytesMut::new(), unreadable: 0, around }
+    }
+
+    /// Drives the request until llama-server has answered or it has failed.
+    pub fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        let State::Opening(opening) = &mut self.state else { return Poll::Ready(Ok(())) };
+        match opening.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(running)) => {
+                self.clocks.start(running.deadlines);
+                self.state = State::Running(running);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(rejection)) => {
+                self.state = State::Ended;
+                Poll::Ready(Err(rejection))
+            }
+        }
+    }
+
+    /// The 200 goes out now.
+    pub fn answered(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.account.answered(200);
+        }
+    }
+
+    /// One step towards the next frame: `None` when the stream is over.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Poll::Ready(step) = self.poll_step(context) {
+                match step {
+                    Step::Send(bytes) if bytes.is_empty() => continue,
+                    Step::Send(bytes) => return Poll::Ready(Some(bytes)),
+                    Step::Again => continue,
+                    Step::End => return Poll::Ready(None),
+                }
+            }
+            match &self.state {
+                State::Closing { .. } => return Poll::Pending,
+                // An opening request watches the drain itself: it holds the account.
+                State::Opening(_) => {}
+                _ if self.around.drain_expired.as_mut().poll(context).is_ready() => {
+                    return Poll::Ready(Some(self.drained()));
+                }
+                _ => {}
+            }
+            return match self.clocks.poll(context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Due::KeepAlive) => Poll::Ready(Some(Bytes::from_static(KEEP_ALIVE))),
+                Poll::Ready(Due::Expired(reason)) => Poll::Ready(Some(self.fail(&expired(reason)))),
+            };
+        }
+    }
+
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        match &mut self.state {
+            State::Ended => Poll::Ready(Step::End),
+            State::Opening(_) => self.poll_open(context).map(|opened| match opened {
+                Ok(()) => {
+                    self.answered();
+                    Step::Again
+                }
+                Err(rejection) => Step::Send(self.event(&rejection)),
+            }),
+            State::Running(running) => match running.poll_bytes(context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Ok(bytes))) => Poll::Ready(self.passed(&bytes)),
+                Poll::Ready(Some(Err(rejection))) => Poll::Ready(Step::Send(self.fail(&rejection))),
+                Poll::Ready(None) => Poll::Ready(self.finished()),
+            },
+            State::Closing { closing, .. } => Pin::new(closing).poll(context).map(|_durable| self.closed()),
+        }
+    }
+
+    /// Bytes of llama-server have come: counts them and rewrites them for the client.
+    fn passed(&mut self, bytes: &[u8]) -> Step {
+        if self.out.capacity() == 0 {
+            self.out.reserve(BLOCK_BYTES);
+        }
+        let seen = self.meter.push(bytes, &mut self.out);
+        self.seen(&seen)
+    }
+
+    /// llama-server's reply is over: what the meter still held goes out.
+    fn finished(&mut self) -> Step {
+        let seen = self.meter.finish(&mut self.out);
+        let step = self.seen(&seen);
+        if !matches!(step, Step::Send(_)) {
+            return step;
+        }
+        let State::Running(running) = &mut self.state else { return step };
+        let Step::Send(rest) = step else { return Step::End };
+        if running.account.is_settled() {
+            self.state = State::Ended;
+            return Step::Send(rest);
+        }
+        // The body ended properly, but its end was never announced: the client must not take it for an answer.
+        let mut last = BytesMut::from(rest.as_ref());
+        last.extend_from_slice(&self.fail(&lost("the stream ended before its last event")));
+        Step::Send(last.freeze())
+    }
+
+    /// What the meter saw decides how it goes on.
+    fn seen(&mut self, seen: &Seen) -> Step {
+        let State::Running(running) = &mut self.state else { return Step::End };
+        if seen.outputs > 0 {
+            let now = now();
+            self.clocks.output(now);
+            running.account.output(self.meter.count(), now);
+        }
+        if self.meter.unreadable() > self.unreadable {
+            self.around.metrics.stream_unreadable_events_total.inc_by(self.meter.unreadable() - self.unreadable);
+            self.unreadable = self.meter.unreadable();
+        }
+        let bytes = self.out.split().freeze();
+        if let Some(message) = &seen.failed {
+            let mut last = BytesMut::from(bytes.as_ref());
+            last.extend_from_slice(&self.fail(&errors::in_stream(message)));
+            return Step::Send(last.freeze());
+        }
+        if !seen.terminal {
+            return Step::Send(bytes);
+        }
+        running.account.counted(self.meter.count());
+        let Some(closing) = running.account.end(Ending::Complete) else { return Step::Send(bytes) };
+        if let State::Running(running) = std::mem::replace(&mut self.state, State::Ended) {
+            self.state = State::Closing { running, closing, held: bytes };
+        }
+        Step::Again
+    }
+
+    /// The row is durable (or the ledger has said loudly that it is not): the end may go out.
+    fn closed(&mut self) -> Step {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Closing { running, held, .. } => {
+                self.state = State::Running(running);
+                Step::Send(held)
+            }
+            other => {
+                self.state = other;
+                Step::Again
+            }
+        }
+    }
+
+    fn drained(&mut self) -> Bytes {
+        if let State::Running(running) = &mut self.state {
+            drop(running.account.end(Ending::Drained));
+        }
+        self.fail(&Rejection::new(Reason::Draining, "The gateway is shutting down."))
+    }
+
+    /// Ends the stream with an error event: the connection to llama-server is closed, the slot is free.
+    fn fail(&mut self, rejection: &Rejection) -> Bytes {
+        let settled = match &mut self.state {
+            State::Running(running) => {
+                running.account.counted(self.meter.count());
+                running.account.is_settled() || {
+                    drop(running.account.fail(rejection));
+                    false
+                }
+            }
+            _ => false,
+        };
+        self.state = State::Ended;
+        // After a complete answer there is nothing left to complain about.
+        if settled && rejection.reason != Reason::Draining { Bytes::new() } else { self.event(rejection) }
+    }
+
+    fn event(&self, rejection: &Rejection) -> Bytes {
+        Bytes::from(rejection.event(self.around.dialect, &self.around.request_id))
+    }
+}
+
+enum Step {
+    /// Bytes for the client; empty ones are not sent.
+    Send(Bytes),
+    /// Something changed: look again.
+    Again,
+    /// Nothing more.
+    End,
+}
+
+impl http_body::Body for StreamBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        this.poll_bytes(context).map(|bytes| {
+            let bytes = bytes?;
+            this.clocks.sent(now());
+            this.around.metrics.stream_bytes_total.inc_by(bytes.len() as u64);
+            Some(Ok(Frame::data(bytes)))
+        })
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        if let State::Running(running) = &mut self.state
+            && self.around.client.stalled()
+        {
+            drop(running.account.end(Ending::SlowReader));
+        }
+    }
+}
