@@ -1,0 +1,63 @@
+//! The command line, as far as it is not shown by the other tests.
+
+use std::process::{Command, Output};
+
+use crate::harness::gateway::Gateway;
+use crate::harness::stub::Stub;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_llama-gateway")).args(args).output().unwrap()
+}
+
+fn check(toml: &str) -> (bool, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), toml).unwrap();
+    let output = run(&["check-config", file.path().to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+#[test]
+fn check_config_says_what_is_wrong_and_where() {
+    assert!(check("[server]\nlisten = \"0.0.0.0:80\"").0);
+    assert!(check("").0);
+    let (good, text) = check("[queue]\nmax_wating = 3");
+    assert!(!good && text.contains("max_wating") && text.contains("max_waiting"), "{text}");
+    for (toml, named) in [
+        ("[timeouts]\nsilence = 5", "silence"),
+        ("[timeouts]\nsilence = \"soon\"", "soon"),
+        ("[server]\nlisten = \"nowhere\"", "listen"),
+        ("[server\n", "1"),
+        ("[upstream]\nurls = [\"ftp://x\"]", "ftp"),
+    ] {
+        let (good, text) = check(toml);
+        assert!(!good && text.contains(named), "{toml}: {text}");
+    }
+}
+
+#[test]
+fn the_default_configuration_is_a_good_one() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config.default.toml");
+    let output = run(&["check-config", file]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_done_ends_with_a_message_and_a_status() {
+    let missing = ["usage", "--data-dir", "/nonexistent/dir"];
+    for args in [&missing[..], &["serve", "--config", "/nonexistent.toml"], &["keys", "create"], &["nonsense"]] {
+        let output = run(args);
+        assert!(!output.status.success(), "{args:?}");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!error.is_empty() && !error.contains("panicked"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn usage_of_nothing_is_nothing() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::start(&stub.url());
+    assert_eq!(gateway.usage_rows().len(), 0);
+    assert_eq!(gateway.command(&["usage", "--json"]).trim(), "[]");
+    assert!(gateway.command(&["keys", "list"]).contains("acme"));
+}

@@ -1,0 +1,32 @@
+//! The gateway from outside: the real binary between real clients and a real llama-server.
+//!
+//! Where a test needs a gate (hold the stream before token 3) a stub stands in for llama-server; everywhere else
+//! llama-server itself answers. `scripts/test` makes what is needed and names it in the environment.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests have no async runtime: they watch real processes in real time"
+)]
+
+mod harness;
+
+mod admin;
+mod auth;
+mod cancel;
+mod chat;
+mod cli;
+mod clients;
+mod dangerous;
+mod drain;
+mod fold;
+mod http;
+mod ledger;
+mod queue;
+mod surfaces;
+mod upstream_faults;
