@@ -378,7 +378,7 @@ fn every_answer_has_another_request_id_whatever_the_client_sends() {
 #[test]
 fn connections_are_kept_and_requests_on_them_are_answered_in_turn() {
     let stub = Stub::start(1);
-    let gateway = Gateway::start(&stub.url());
+    let gateway = Gateway::with_config(&stub.url(), "[server]\nheader_timeout = \"1s\"");
     let mut conn = gateway.conn();
     let one = gateway.request(PATH, &chat_stream(3));
     conn.send(&[one.clone(), one].concat()).unwrap();
