@@ -9,8 +9,8 @@ use super::wire::Wire;
 
 /// llama-server closes a connection that was idle for 5 s; ours must be gone before, or a request may be lost in it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(4);
-/// Each idle connection holds one of llama-server's HTTP threads.
-const MAX_IDLE: usize = 32;
+/// Each idle connection holds one of llama-server's HTTP threads; but no more are ever used than it has slots, and a few.
+const MAX_IDLE: usize = 256;
 
 /// Idle connections, the one that was used last at the end.
 #[derive(Default)]
