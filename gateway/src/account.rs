@@ -1,18 +1,20 @@
 //! The account of one request: what happened when, how many tokens, how it ended.
 //!
 //! Begun when the request is admitted, settled exactly once, whatever way the request ends: in the ledger, in the
-//! metrics and in one log line. Dropping it unsettled means that the client left.
+//! metrics and in one log line. Dropping it unsettled ends it as well, mostly because the client left.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::error::Rejection;
+use crate::error::{Reason, Rejection};
 use crate::ledger::{Charge, Closing, Count, Ending, Outcome, Progress, Subject};
 use crate::metrics::Metrics;
+use crate::server::{Client, Drain, Phase};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -24,37 +26,60 @@ struct Moment {
     timestamp: Timestamp,
 }
 
+/// What all accounts have in common.
+#[derive(Clone)]
+pub struct Books {
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// Where endings, tokens and times are counted.
+    pub metrics: Arc<Metrics>,
+    /// Tells a request that the shutdown cut off from one whose client left.
+    pub drain: Drain,
+}
+
+/// Whether the client has been sent its status line, which is a 200 then. It may go out before the account is settled
+/// and while whoever holds the account still waits.
+#[derive(Clone, Debug, Default)]
+pub struct Answered(Arc<AtomicBool>);
+
+impl Answered {
+    /// The 200 goes out now.
+    pub fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// One request's account.
 pub struct Account {
     /// `None` once it is settled.
     charge: Option<Charge>,
     progress: Option<Arc<Progress>>,
     subject: Subject,
-    clock: Clock,
-    metrics: Arc<Metrics>,
+    client: Arc<Client>,
+    books: Books,
     arrived: Instant,
     dispatched: Option<Moment>,
     first_token: Option<Moment>,
     last_output: Instant,
     count: Count,
-    status: u16,
+    answered: Answered,
 }
 
 impl Account {
     /// Begins the account of an admitted request that arrived at `arrived`.
-    pub fn begin(charge: Charge, subject: Subject, arrived: Instant, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn begin(charge: Charge, subject: Subject, arrived: Instant, client: Arc<Client>, books: Books) -> Self {
         Self {
             charge: Some(charge),
             progress: None,
             subject,
-            clock,
-            metrics,
+            client,
+            books,
             arrived,
             dispatched: None,
             first_token: None,
             last_output: arrived,
             count: Count::default(),
-            status: CLIENT_CLOSED_REQUEST,
+            answered: Answered::default(),
         }
     }
 
@@ -68,7 +93,7 @@ impl Account {
     /// # Errors
     /// The ledger cannot record it; the request must not be started.
     pub async fn dispatch(&mut self, waited: Duration) -> Result<(), Rejection> {
-        self.metrics.queue_wait_seconds.observe(waited.as_secs_f64());
+        self.books.metrics.queue_wait_seconds.observe(waited.as_secs_f64());
         let moment = self.moment();
         self.dispatched = Some(moment);
         if let Some(charge) = &mut self.charge {
@@ -93,9 +118,9 @@ impl Account {
         self.charge.is_none()
     }
 
-    /// The client has been given a status line.
-    pub fn answered(&mut self, status: u16) {
-        self.status = status;
+    /// To be set when the client is sent its 200 before the account is settled.
+    pub fn answered(&self) -> Answered {
+        self.answered.clone()
     }
 
     /// llama-server gave output; `count` is what it comes to so far.
@@ -108,9 +133,10 @@ impl Account {
                 progress.first_token(moment.timestamp);
             }
             let waited = now.duration_since(self.arrived).as_secs_f64();
-            self.metrics.time_to_first_token_seconds.with_label_values(&[self.subject.surface.label()]).observe(waited);
+            let surface = self.subject.surface.label();
+            self.books.metrics.time_to_first_token_seconds.with_label_values(&[surface]).observe(waited);
         } else {
-            self.metrics.inter_token_latency_seconds.observe(now.duration_since(self.last_output).as_secs_f64());
+            self.books.metrics.inter_token_latency_seconds.observe(now.duration_since(self.last_output).as_secs_f64());
         }
         self.last_output = now;
     }
@@ -130,28 +156,44 @@ impl Account {
 
     /// Settles the account of a request that failed. `None` if it was settled before.
     pub fn fail(&mut self, rejection: &Rejection) -> Option<Closing> {
-        self.status = rejection.reason.status().as_u16();
-        self.settle(Ending::Failed(rejection.reason), rejection.operator.as_deref())
+        let ending = match rejection.reason {
+            Reason::Draining => Ending::Drained,
+            reason => Ending::Failed(reason),
+        };
+        self.settle(ending, rejection.operator.as_deref())
     }
 
     fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Closing> {
         let charge = self.charge.take()?;
         let outcome = Outcome {
             ending,
-            status: self.status,
+            status: self.status(ending),
             count: self.count,
             dispatched: self.dispatched.map(|moment| moment.timestamp),
             first_token: self.first_token.map(|moment| moment.timestamp),
-            ended: self.clock.now(),
+            ended: self.books.clock.now(),
         };
         self.observe(ending);
         self.log(&outcome, operator);
         Some(charge.close(outcome))
     }
 
+    /// What the client has been sent, or is sent with this ending.
+    fn status(&self, ending: Ending) -> u16 {
+        if self.answered.0.load(Relaxed) {
+            return 200;
+        }
+        match ending {
+            Ending::Complete => 200,
+            Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted => CLIENT_CLOSED_REQUEST,
+            Ending::Drained => Reason::Draining.status().as_u16(),
+            Ending::Failed(reason) => reason.status().as_u16(),
+        }
+    }
+
     fn observe(&self, ending: Ending) {
         let Subject { surface, tenant, model, .. } = &self.subject;
-        let metrics = &self.metrics;
+        let metrics = &self.books.metrics;
         metrics.requests_total.with_label_values(&[surface.label(), ending.label()]).inc();
         if let Ending::Failed(reason) = ending {
             metrics.refused_total.with_label_values(&[reason.label()]).inc();
@@ -191,13 +233,22 @@ impl Account {
     }
 
     fn moment(&self) -> Moment {
-        Moment { instant: Instant::now(), timestamp: self.clock.now() }
+        Moment { instant: Instant::now(), timestamp: self.books.clock.now() }
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        // Without an ending nobody but the client can have ended it: its connection dropped what it was served by.
-        drop(self.end(Ending::ClientLeft));
+        // Whoever served the request was dropped, and with it this: by a panic or by the client's connection.
+        let ending = if std::thread::panicking() {
+            Ending::Failed(Reason::Internal)
+        } else if self.client.stalled() {
+            Ending::SlowReader
+        } else if self.books.drain.phase() >= Phase::Expired {
+            Ending::Drained
+        } else {
+            Ending::ClientLeft
+        };
+        drop(self.end(ending));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::response::Response;
 use jiff::Timestamp;
 
+use crate::account::Books;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -74,6 +75,11 @@ impl App {
     /// Slots of the largest replica.
     pub fn widest(&self) -> u32 {
         self.queue.load().iter().map(|load| load.total).max().unwrap_or(0)
+    }
+
+    /// What the account of each request needs.
+    pub fn books(&self) -> Books {
+        Books { clock: self.clock.clone(), metrics: self.metrics.clone(), drain: self.drain.clone() }
     }
 
     /// Comes true when the drain grace is over.

@@ -8,10 +8,9 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{Instant, timeout_at};
 
-use crate::account::Account;
+use crate::account::{Account, Answered};
 use crate::app::App;
 use crate::error::{Reason, Rejection};
-use crate::ledger::Ending;
 use crate::queue::{Refusal, Slot, Ticket, Waiting};
 use crate::stream::Running;
 use crate::stream::clocks::{Deadlines, expired};
@@ -33,6 +32,13 @@ pub(crate) struct Queued {
     queue: Instant,
     /// When it gives up altogether.
     total: Instant,
+}
+
+impl Queued {
+    /// To be set when the client is sent its 200.
+    pub(crate) fn answered(&self) -> Answered {
+        self.account.answered()
+    }
 }
 
 /// Takes the request's place in the queue.
@@ -75,10 +81,7 @@ pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejec
     let mut way = Way { app, ask: &ask, account: &mut account, queue, total };
     let answered = tokio::select! {
         answered = way.go(ticket, waiting) => answered,
-        () = app.drain.expired() => {
-            drop(account.end(Ending::Drained));
-            Err(Rejection::new(Reason::Draining, "The gateway is shutting down."))
-        }
+        () = app.drain.expired() => Err(Rejection::draining()),
     };
     match answered {
         Ok((body, slot, deadlines)) => Ok(Running::new(body, slot, account, deadlines)),

@@ -10,6 +10,9 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
+/// When to come back to a gateway that is shutting down.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// Whose error shape a client expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -193,6 +196,11 @@ impl Rejection {
     /// A 400 that names the field at fault.
     pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..Self::new(Reason::InvalidRequest, message) }
+    }
+
+    /// The gateway is shutting down; another one may be there at once.
+    pub fn draining() -> Self {
+        Self::new(Reason::Draining, "The gateway is shutting down.").retry_after(DRAINING_RETRY_AFTER)
     }
 
     /// Adds what only the operator may read.

@@ -110,7 +110,7 @@ fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Res
         arrived: arrival.timestamp,
     };
     let charge = app.ledger.admit(subject.clone())?;
-    Ok(Account::begin(charge, subject, arrival.at, app.clock.clone(), app.metrics.clone()))
+    Ok(Account::begin(charge, subject, arrival.at, arrival.client.clone(), app.books()))
 }
 
 /// Answers in one piece.
@@ -128,7 +128,7 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
         request_id: arrival.request_id.clone(),
-        client: arrival.client.clone(),
+        answered: queued.answered(),
         drain_expired: app.drain_expired(),
         metrics: app.metrics.clone(),
     };
@@ -139,8 +139,8 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
     let mut body = StreamBody::new(opening, meter, Clocks::new(Some(app.config.timeouts.keep_alive)), around);
     if let Ok(opened) = timeout(app.config.timeouts.early_open, poll_fn(|context| body.poll_open(context))).await {
         opened?;
-        body.answered();
     }
+    body.answered();
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

@@ -88,8 +88,7 @@ fn pass(app: &Arc<App>, request: &mut Request, request_id: &RequestId) -> Result
     }
     let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
     if app.drain.is_started() {
-        let rejection = Rejection::new(Reason::Draining, "The gateway is shutting down.");
-        return Err(rejection.retry_after(std::time::Duration::from_secs(5)));
+        return Err(Rejection::draining());
     }
     refuse_encoding(request.headers())?;
     if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
@@ -15,10 +15,10 @@ use http_body::Frame;
 use super::clocks::{Clocks, Due, expired};
 use super::meter::{Meter, Seen};
 use super::{Expired, Running, lost, now};
-use crate::error::{Dialect, Reason, Rejection};
+use crate::account::Answered;
+use crate::error::{Dialect, Rejection};
 use crate::ledger::{Closing, Ending};
 use crate::metrics::Metrics;
-use crate::server::Client;
 use crate::upstream::errors;
 
 /// A comment: ignored by every client, but bytes on the wire.
@@ -47,8 +47,8 @@ pub struct Surroundings {
     pub dialect: Dialect,
     /// The `x-request-id` of the answer.
     pub request_id: Arc<str>,
-    /// Tells a client that stopped reading from one that left.
-    pub client: Arc<Client>,
+    /// Set when the 200 goes out.
+    pub answered: Answered,
     /// Comes true when the gateway's drain grace is over.
     pub drain_expired: Expired,
     /// Where bytes are counted.
@@ -89,48 +89,47 @@ impl StreamBody {
     }
 
     /// The 200 goes out now.
-    pub fn answered(&mut self) {
-        if let State::Running(running) = &mut self.state {
-            running.account.answered(200);
-        }
+    pub fn answered(&self) {
+        self.around.answered.set();
     }
 
-    /// One step towards the next frame: `None` when the stream is over.
+    /// The next bytes for the client: `None` when the stream is over.
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            if let Poll::Ready(step) = self.poll_step(context) {
-                match step {
-                    Step::Send(bytes) if bytes.is_empty() => continue,
-                    Step::Send(bytes) => return Poll::Ready(Some(bytes)),
-                    Step::Again => continue,
-                    Step::End => return Poll::Ready(None),
-                }
+            match ready!(self.poll_step(context)) {
+                Step::Send(bytes) if bytes.is_empty() => {}
+                Step::Send(bytes) => return Poll::Ready(Some(bytes)),
+                Step::Again => {}
+                Step::End => return Poll::Ready(None),
             }
-            match &self.state {
-                State::Closing { .. } => return Poll::Pending,
-                // An opening request watches the drain itself: it holds the account.
-                State::Opening(_) => {}
-                _ if self.around.drain_expired.as_mut().poll(context).is_ready() => {
-                    return Poll::Ready(Some(self.drained()));
-                }
-                _ => {}
-            }
-            return match self.clocks.poll(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Due::KeepAlive) => Poll::Ready(Some(Bytes::from_static(KEEP_ALIVE))),
-                Poll::Ready(Due::Expired(reason)) => Poll::Ready(Some(self.fail(&expired(reason)))),
-            };
         }
     }
 
+    /// What happens next: with the reply, or, while it has nothing, with the clocks.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(step) = self.poll_reply(context) {
+            return Poll::Ready(step);
+        }
+        match &self.state {
+            State::Closing { .. } => return Poll::Pending,
+            // An opening request watches the drain itself: it holds the account.
+            State::Opening(_) => {}
+            _ if self.around.drain_expired.as_mut().poll(context).is_ready() => {
+                return Poll::Ready(Step::Send(self.fail(&Rejection::draining())));
+            }
+            _ => {}
+        }
+        self.clocks.poll(context).map(|due| match due {
+            Due::KeepAlive => Step::Send(Bytes::from_static(KEEP_ALIVE)),
+            Due::Expired(reason) => Step::Send(self.fail(&expired(reason))),
+        })
+    }
+
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         match &mut self.state {
             State::Ended => Poll::Ready(Step::End),
             State::Opening(_) => self.poll_open(context).map(|opened| match opened {
-                Ok(()) => {
-                    self.answered();
-                    Step::Again
-                }
+                Ok(()) => Step::Again,
                 Err(rejection) => Step::Send(self.event(&rejection)),
             }),
             State::Running(running) => match running.poll_bytes(context) {
@@ -178,6 +177,9 @@ impl StreamBody {
             let now = now();
             self.clocks.output(now);
             running.account.output(self.meter.count(), now);
+        } else {
+            // The first events tell the prompt, before there is any output.
+            running.account.counted(self.meter.count());
         }
         if self.meter.unreadable() > self.unreadable {
             self.around.metrics.stream_unreadable_events_total.inc_by(self.meter.unreadable() - self.unreadable);
@@ -214,28 +216,18 @@ impl StreamBody {
         }
     }
 
-    fn drained(&mut self) -> Bytes {
-        if let State::Running(running) = &mut self.state {
-            drop(running.account.end(Ending::Drained));
-        }
-        self.fail(&Rejection::new(Reason::Draining, "The gateway is shutting down."))
-    }
-
-    /// Ends the stream with an error event: the connection to llama-server is closed, the slot is free.
+    /// Ends the stream with an error event: the connection to llama-server is closed, the slot is free. After a
+    /// complete answer there is nothing left to complain about, and nothing is given.
     fn fail(&mut self, rejection: &Rejection) -> Bytes {
-        let settled = match &mut self.state {
-            State::Running(running) => {
-                running.account.counted(self.meter.count());
-                running.account.is_settled() || {
-                    drop(running.account.fail(rejection));
-                    false
-                }
+        let state = std::mem::replace(&mut self.state, State::Ended);
+        if let State::Running(mut running) = state {
+            if running.account.is_settled() {
+                return Bytes::new();
             }
-            _ => false,
-        };
-        self.state = State::Ended;
-        // After a complete answer there is nothing left to complain about.
-        if settled && rejection.reason != Reason::Draining { Bytes::new() } else { self.event(rejection) }
+            running.account.counted(self.meter.count());
+            drop(running.account.fail(rejection));
+        }
+        self.event(rejection)
     }
 
     fn event(&self, rejection: &Rejection) -> Bytes {
@@ -264,15 +256,5 @@ impl http_body::Body for StreamBody {
             this.around.metrics.stream_bytes_total.inc_by(bytes.len() as u64);
             Some(Ok(Frame::data(bytes)))
         })
-    }
-}
-
-impl Drop for StreamBody {
-    fn drop(&mut self) {
-        if let State::Running(running) = &mut self.state
-            && self.around.client.stalled()
-        {
-            drop(running.account.end(Ending::SlowReader));
-        }
     }
 }

@@ -10,7 +10,7 @@ use super::clocks::{Clocks, Due, expired};
 use super::fold::Fold;
 use super::meter::Meter;
 use super::{Expired, Running, lost, now};
-use crate::error::{Reason, Rejection};
+use crate::error::Rejection;
 use crate::ledger::Ending;
 use crate::surface::{Ask, usage};
 use crate::upstream::errors;
@@ -31,7 +31,6 @@ pub async fn whole(mut running: Running, ask: &Ask, mut drain_expired: Expired) 
     };
     match read {
         Ok(reply) => {
-            running.account.answered(200);
             let closing = running.account.end(Ending::Complete);
             // The slot is free for the next one while the row is being written.
             drop(running);
@@ -40,10 +39,6 @@ pub async fn whole(mut running: Running, ask: &Ask, mut drain_expired: Expired) 
                 drop(closing.await);
             }
             Ok(reply)
-        }
-        Err(rejection) if rejection.reason == Reason::Draining => {
-            drop(running.account.end(Ending::Drained));
-            Err(rejection)
         }
         Err(rejection) => {
             drop(running.account.fail(&rejection));
@@ -108,7 +103,7 @@ async fn next(
             return Poll::Ready(bytes.transpose());
         }
         if drain_expired.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(Rejection::new(Reason::Draining, "The gateway is shutting down.")));
+            return Poll::Ready(Err(Rejection::draining()));
         }
         match clocks.poll(context) {
             Poll::Ready(Due::Expired(reason)) => Poll::Ready(Err(expired(reason))),
