@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
+use tracing_subscriber::EnvFilter;
 
 use crate::auth::{self, Keys, Revoked};
 use crate::clock::Clock;
@@ -128,13 +129,17 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
             serve::check(&config)?;
+            log_filter(&config)?;
             say(&format!("{} is right.", file.display()))
         }
     }
 }
 
 fn load(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
-    Ok(config::load(file, std::env::vars(), overrides)?)
+    // Unlike `vars`, this does not panic over somebody else's variable that is not UTF-8.
+    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let environment = environment.map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+    Ok(config::load(file, environment, overrides)?)
 }
 
 fn run_server(arguments: ServeArguments) -> anyhow::Result<()> {
@@ -145,10 +150,13 @@ fn run_server(arguments: ServeArguments) -> anyhow::Result<()> {
     runtime.block_on(serve::serve(config, Clock::system()))
 }
 
+fn log_filter(config: &Config) -> anyhow::Result<EnvFilter> {
+    let level = &config.log.level;
+    EnvFilter::try_new(level).with_context(|| format!("`log.level`: `{level}` is not a filter"))
+}
+
 fn begin_logging(config: &Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
-        .with_context(|| format!("`log.level`: `{}` is not a filter", config.log.level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(log_filter(config)?).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -1,6 +1,7 @@
 //! Puts the layers of the configuration on top of each other and says what is wrong and where.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -12,6 +13,13 @@ const DEFAULTS: &str = include_str!("../../config.default.toml");
 const ENVIRONMENT_PREFIX: &str = "LLAMA_GATEWAY_";
 /// The one table whose keys are free: surface labels, checked where they are used.
 const FREE_TABLE: &str = "requests.extra_fields";
+
+/// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
+const MOST_HEADER_BYTES: usize = 1 << 20;
+/// Connections beyond which nothing sensible is configured.
+const MOST_CONNECTIONS: usize = 1_000_000;
+/// The longest time that can be configured: clocks end somewhere, and adding to them must not.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// What is wrong with the configuration, and where.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +134,9 @@ fn apply_environment(
         if !name.starts_with(ENVIRONMENT_PREFIX) {
             continue;
         }
+        if is_of_kubernetes(&name) {
+            continue;
+        }
         let Some(path) = names.iter().position(|known| *known == name).map(|at| &known[at]) else {
             let hint = nearest(&name, &names);
             return Err(ConfigError::new(
@@ -139,6 +150,17 @@ fn apply_environment(
         *slot = typed(&name, &text, slot)?;
     }
     Ok(())
+}
+
+/// Kubernetes tells each pod of the services around it. Where the gateway's own is called `llama-gateway`, those
+/// variables begin like ours: `LLAMA_GATEWAY_SERVICE_HOST`, `LLAMA_GATEWAY_PORT_8080_TCP_ADDR`.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.strip_prefix(ENVIRONMENT_PREFIX).is_some_and(|rest| {
+        rest == "PORT"
+            || rest.starts_with("PORT_")
+            || rest.starts_with("SERVICE_HOST")
+            || rest.starts_with("SERVICE_PORT")
+    })
 }
 
 /// Reads `text` as the type that the default has.
@@ -192,11 +214,17 @@ fn merge(base: &mut Table, over: Table) {
 fn check(config: &Config) -> Result<(), ConfigError> {
     let wrong = |key: &str, what: &str| Err(ConfigError::new(format!("`{key}`"), what.to_owned()));
     let server = &config.server;
-    if server.max_header_bytes < 8192 {
-        return wrong("server.max_header_bytes", "must be at least 8192");
+    if !(8192..=MOST_HEADER_BYTES).contains(&server.max_header_bytes) {
+        return wrong("server.max_header_bytes", "must be from 8192 to 1048576");
     }
-    if server.max_body_bytes == 0 || server.max_connections == 0 {
-        return wrong("server", "`max_body_bytes` and `max_connections` must be above 0");
+    if server.max_body_bytes == 0 {
+        return wrong("server.max_body_bytes", "must be above 0");
+    }
+    if !(1..=MOST_CONNECTIONS).contains(&server.max_connections) {
+        return wrong("server.max_connections", "must be from 1 to 1000000");
+    }
+    if server.listen == server.admin_listen && server.listen.port() != 0 {
+        return wrong("server.admin_listen", "must not be that of `server.listen`");
     }
     if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
         return wrong("server.tls_certificate", "`tls_certificate` and `tls_key` must be given together");
@@ -221,8 +249,16 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("timeouts.keep_alive", config.timeouts.keep_alive),
         ("ledger.progress_interval", config.ledger.progress_interval),
     ];
-    match durations.iter().find(|(_, value)| value.is_zero()) {
-        Some((key, _)) => wrong(key, "must be above zero"),
+    if let Some((key, _)) = durations.iter().find(|(_, value)| value.is_zero()) {
+        return wrong(key, "must be above zero");
+    }
+    let may_be_zero = [
+        ("server.drain_grace", server.drain_grace),
+        ("timeouts.first_token_per_1000", config.timeouts.first_token_per_1000),
+        ("timeouts.early_open", config.timeouts.early_open),
+    ];
+    match durations.iter().chain(&may_be_zero).find(|(_, value)| *value > LONGEST) {
+        Some((key, _)) => wrong(key, "must not be above 365 days"),
         None => Ok(()),
     }
 }
@@ -270,8 +306,6 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
@@ -317,6 +351,16 @@ mod tests {
     }
 
     #[test]
+    fn what_kubernetes_says_of_a_service_of_our_name_is_not_for_us() {
+        let names =
+            ["PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP"];
+        let names = names.map(|name| format!("LLAMA_GATEWAY_{name}"));
+        let environment = names.each_ref().map(|name| (name.as_str(), "tcp://10.0.0.1:8080"));
+        load_text("", &environment).unwrap();
+        assert!(load_text("", &[("LLAMA_GATEWAY_SERVER_PORT", "1")]).is_err());
+    }
+
+    #[test]
     fn a_wrong_value_is_refused_with_its_line_and_key() {
         let error = load_text("[timeouts]\nqueue = \"soon\"\n", &[]).unwrap_err();
         assert!(error.starts_with("F:2: `timeouts.queue`: `soon` is not a duration"), "{error}");
@@ -337,6 +381,10 @@ mod tests {
             "[server]\ntls_key = \"k.pem\"\n",
             "[upstream]\nurls = []\n",
             "[timeouts]\nsilence = \"0s\"\n",
+            "[timeouts]\ntotal = \"400000years\"\n",
+            "[server]\nmax_header_bytes = 9999999999\n",
+            "[server]\nmax_connections = 9223372036854775807\n",
+            "[server]\nlisten = \"127.0.0.1:9090\"\n",
         ] {
             assert!(load_text(text, &[]).is_err(), "{text}");
         }

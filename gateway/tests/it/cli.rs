@@ -29,6 +29,8 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[server]\nlisten = \"nowhere\"", "listen"),
         ("[server\n", "1"),
         ("[upstream]\nurls = [\"ftp://x\"]", "ftp"),
+        ("[log]\nlevel = \"gateway=loud\"", "log.level"),
+        ("[server]\nlisten = \"127.0.0.1:9090\"", "admin_listen"),
     ] {
         let (good, text) = check(toml);
         assert!(!good && text.contains(named), "{toml}: {text}");
