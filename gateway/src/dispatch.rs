@@ -106,20 +106,24 @@ impl Way<'_> {
         let entered = Instant::now();
         let mut slot = self.wait(waiting).await?;
         self.account.dispatch(entered.elapsed()).await?;
-        let deadlines = self.deadlines();
+        let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
         // Nothing was sent to a replica that refuses the connection, so another one may be asked.
         if matches!(sent, Err(SendError::Connect { .. })) && self.app.ready().is_ok() {
             drop(slot);
             let again = self.app.queue.enter(ticket).map_err(|refusal| refused(&refusal, self.ask))?;
             slot = self.wait(again).await?;
+            // They count from when llama-server is asked, not from the first attempt.
+            deadlines = self.deadlines();
             sent = self.send(&slot, &deadlines).await?;
         }
         let (head, body) = sent.map_err(|error| unsent(&error))?.into_parts();
         if head.status == StatusCode::OK {
             return Ok((body, slot, deadlines));
         }
-        let read = timeout_at(self.total, Limited::new(body, MAX_ERROR_BYTES).collect()).await;
+        // A slot is held meanwhile, so what stalls in the middle of an error is not waited for.
+        let until = self.total.min(Instant::now() + deadlines.silence);
+        let read = timeout_at(until, Limited::new(body, MAX_ERROR_BYTES).collect()).await;
         let text = read.ok().and_then(Result::ok).map(|collected| collected.to_bytes()).unwrap_or_default();
         Err(errors::rejection(head.status, &text))
     }
