@@ -60,7 +60,8 @@ fn refresh(app: &App) {
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
-    let counted = metrics.ledger_failures_total.get();
-    metrics.ledger_failures_total.inc_by(health.failures.saturating_sub(counted));
     metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
+    metrics.raise(&metrics.ledger_failures_total, health.failures);
+    metrics.raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
+    metrics.raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

@@ -91,15 +91,15 @@ impl App {
     /// The name under which a request for the model `asked` is accounted.
     ///
     /// # Errors
-    /// The name is neither a configured alias nor llama-server's own, and aliases are configured.
+    /// The name is none of those that the list of models shows, and aliases are configured.
     pub fn model(&self, asked: Option<&str>) -> Result<Arc<str>, Rejection> {
-        let own =
-            self.upstream.facts().map_or_else(|| Arc::from(UNKNOWN_MODEL), |facts| Arc::from(facts.model.as_str()));
+        let facts = self.upstream.facts();
+        let own: Arc<str> = facts.map_or(UNKNOWN_MODEL.into(), |facts| models::public_name(&facts.model).into());
         let Some(asked) = asked else { return Ok(own) };
         if let Some(alias) = self.config.models.aliases.iter().find(|alias| *alias == asked) {
             return Ok(Arc::from(alias.as_str()));
         }
-        if self.config.models.aliases.is_empty() || asked == &*own {
+        if self.config.models.aliases.is_empty() || asked == &*own || self.one_model(asked).is_some() {
             return Ok(own);
         }
         Err(self.no_such_model(asked))

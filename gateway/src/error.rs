@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 /// When to come back to a gateway that is shutting down.
@@ -20,6 +20,27 @@ pub enum Dialect {
     OpenAi,
     /// `{"type":"error","error":{"type","message"},"request_id"}`
     Anthropic,
+}
+
+impl Dialect {
+    /// What a client that asks for this path expects.
+    pub fn of_path(path: &str) -> Self {
+        if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
+    }
+
+    /// Puts the id of a request into the headers of its answer.
+    pub fn name_request(self, response: &mut Response, request_id: &str) {
+        let Ok(value) = HeaderValue::from_str(request_id) else { return };
+        if self == Self::Anthropic {
+            response.headers_mut().insert(HeaderName::from_static("request-id"), value.clone());
+        }
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
+    }
+}
+
+/// A new id for a request; ids sort by time.
+pub fn new_request_id() -> String {
+    format!("req_{}", uuid::Uuid::now_v7().simple())
 }
 
 /// The kinds of refusal and failure: a status, a code for the client, a metric label and a ledger ending at once.

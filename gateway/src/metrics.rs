@@ -3,6 +3,8 @@
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
 //! models that are served. Nothing that a client sends becomes a label.
 
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -24,6 +26,7 @@ macro_rules! metrics {
         /// All metrics of the gateway.
         pub struct Metrics {
             registry: Registry,
+            raising: Mutex<()>,
             $( $(#[doc = $help])+ pub $name: $type, )+
         }
 
@@ -39,7 +42,7 @@ macro_rules! metrics {
                     let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                Ok(Self { registry, $($name),+ })
+                Ok(Self { registry, raising: Mutex::new(()), $($name),+ })
             }
         }
     };
@@ -75,6 +78,10 @@ metrics! {
     stream_bytes_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Events of llama-server that the meter could not read and passed on as they were.
     stream_unreadable_events_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Requests that were refused because two readers could have read their framing in two ways.
+    framing_refused_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Connections and HTTP/2 streams that were cut off because the client did not read.
+    slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.
@@ -86,6 +93,13 @@ metrics! {
 }
 
 impl Metrics {
+    /// Brings a counter up to what a room has counted by itself.
+    pub fn raise(&self, counter: &IntCounter, counted: u64) {
+        // Two scrapes at once would both add the difference.
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.inc_by(counted.saturating_sub(counter.get()));
+    }
+
     /// All metrics in the Prometheus text format.
     ///
     /// # Errors

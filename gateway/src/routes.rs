@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::error::{Dialect, Reason, Rejection};
+use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
 use crate::server::Client;
 use crate::surface::Surface;
@@ -63,18 +64,13 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
 
 /// Gives the request its id, refuses it without a key, and names its id in the answer.
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let request_id = RequestId(format!("req_{}", uuid::Uuid::now_v7().simple()).into());
-    let dialect = dialect_of(request.uri().path());
+    let request_id = RequestId(new_request_id().into());
+    let dialect = Dialect::of_path(request.uri().path());
     let mut response = match pass(&app, &mut request, &request_id) {
         Ok(()) => next.run(request).await,
         Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
     };
-    if let Ok(value) = HeaderValue::from_str(&request_id.0) {
-        if dialect == Dialect::Anthropic {
-            response.headers_mut().insert(HeaderName::from_static("request-id"), value.clone());
-        }
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
-    }
+    dialect.name_request(&mut response, &request_id.0);
     response
 }
 
@@ -107,10 +103,6 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Rejection> {
     }
 }
 
-fn dialect_of(path: &str) -> Dialect {
-    if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi }
-}
-
 /// For clients and load balancers: whether requests can be answered.
 async fn health(State(app): State<Arc<App>>) -> Response {
     match app.ready() {
@@ -127,7 +119,9 @@ async fn list_models(State(app): State<Arc<App>>) -> Response {
     axum::Json(app.models()).into_response()
 }
 
-async fn one_model(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Response {
+async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>, request: Request) -> Response {
+    // A name that is not UTF-8 once its escapes are read is no model's name.
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id);
     match app.one_model(&id) {
         Some(model) => axum::Json(model).into_response(),
         None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
@@ -136,12 +130,12 @@ async fn one_model(State(app): State<Arc<App>>, Path(id): Path<String>, request:
 
 async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response {
     let rejection = Rejection::new(Reason::UnknownUrl, "This path is not served.");
-    app.refuse(dialect_of(request.uri().path()), id_of(&request), &rejection)
+    app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
 async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
     let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
-    app.refuse(dialect_of(request.uri().path()), id_of(&request), &rejection)
+    app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
 fn id_of(request: &Request<Body>) -> &str {

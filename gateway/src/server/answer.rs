@@ -17,7 +17,7 @@ use tower::Service;
 
 use super::client::{Connection, Underway};
 use super::{Counts, streams};
-use crate::error::{Dialect, Reason, Rejection};
+use crate::error::{Dialect, Reason, Rejection, new_request_id};
 
 /// Answers the requests of one connection.
 pub(super) struct Answer {
@@ -33,10 +33,12 @@ impl Answer {
         Self { router, connection, counts, multiplexed }
     }
 
-    fn refuse(&self, why: &str) -> Response<Body> {
+    fn refuse(&self, path: &str, why: &str) -> Response<Body> {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(why, "request refused because of its framing; connection closed");
-        let mut response = Rejection::new(Reason::InvalidRequest, why).response(Dialect::OpenAi, "");
+        let (request_id, dialect) = (new_request_id(), Dialect::of_path(path));
+        tracing::warn!(request_id, why, "request refused because of its framing; connection closed");
+        let mut response = Rejection::new(Reason::InvalidRequest, why).response(dialect, &request_id);
+        dialect.name_request(&mut response, &request_id);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
@@ -51,7 +53,7 @@ impl hyper::service::Service<Request<Incoming>> for Answer {
         let underway = Underway::begin(&self.connection);
         let multiplexed = self.multiplexed;
         if let Some(why) = self.connection.refusal() {
-            let response = self.refuse(why);
+            let response = self.refuse(request.uri().path(), why);
             return Box::pin(async move { Ok(response.map(|body| Reply { body, underway, multiplexed })) });
         }
         request.extensions_mut().insert(Arc::clone(underway.client()));
