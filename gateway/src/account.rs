@@ -141,6 +141,11 @@ impl Account {
         self.last_output = now;
     }
 
+    /// Events of llama-server that the meter could not read.
+    pub fn unreadable(&self, events: u64) {
+        self.books.metrics.stream_unreadable_events_total.inc_by(events);
+    }
+
     /// The tokens so far, without any being new to the client.
     pub fn counted(&mut self, count: Count) {
         self.count = count;

@@ -46,19 +46,21 @@ pub struct Arrival {
 /// Answers a request.
 pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Body) -> Response {
     let dialect = surface.dialect();
+    let refuse = |rejection: Rejection| {
+        let ending = Ending::Failed(rejection.reason).label();
+        app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
+        app.refuse(dialect, &arrival.request_id, &rejection)
+    };
     let (ask, model) = match understand(app, surface, body).await {
         Ok(understood) => understood,
-        Err(rejection) => return app.refuse(dialect, &arrival.request_id, &rejection),
+        Err(rejection) => return refuse(rejection),
     };
     if !surface.takes_slot() {
-        return match direct(app, &ask).await {
-            Ok(response) => response,
-            Err(rejection) => app.refuse(dialect, &arrival.request_id, &rejection),
-        };
+        return direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
     }
     let account = match begin(app, surface, model, &arrival) {
         Ok(account) => account,
-        Err(rejection) => return app.refuse(dialect, &arrival.request_id, &rejection),
+        Err(rejection) => return refuse(rejection),
     };
     // From here on the account tells of every ending.
     let answered = match queue(app, ask, account, arrival.at) {
@@ -115,7 +117,8 @@ fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Res
 
 /// Answers in one piece.
 async fn one_piece(app: &App, queued: Queued) -> Result<Response, Rejection> {
-    let ask = queued.ask.clone();
+    // What llama-server gets is not needed for the reply, and is not kept until it has come.
+    let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
     let running = dispatch(app, queued).await?;
     let reply = whole(running, &ask, app.drain_expired()).await?;
     Ok(json(reply))
@@ -151,13 +154,23 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
 }
 
 /// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no entry.
-async fn direct(app: &App, ask: &Ask) -> Result<Response, Rejection> {
+async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rejection> {
     let called = app.upstream.call(ask.surface.upstream_path(), ask.upstream_body.clone()).await;
     let (status, reply) = called.map_err(|error| unsent(&error))?;
     if status != StatusCode::OK {
         return Err(errors::rejection(status, &reply));
     }
-    app.metrics.requests_total.with_label_values(&[ask.surface.label(), Ending::Complete.label()]).inc();
+    let (surface, ending) = (ask.surface.label(), Ending::Complete.label());
+    app.metrics.requests_total.with_label_values(&[surface, ending]).inc();
+    tracing::info!(
+        request_id = &*arrival.request_id,
+        tenant = &*arrival.caller.tenant,
+        key_id = &*arrival.caller.key_id,
+        surface,
+        ending,
+        duration_ms = arrival.at.elapsed().as_secs_f64() * 1000.0,
+        "request"
+    );
     Ok(json(reply))
 }
 

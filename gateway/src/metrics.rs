@@ -49,7 +49,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Requests that are over, by API surface and by how they ended.
+    /// Requests that are over, by API surface and by how they ended; not those that had no valid key.
     requests_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["surface", "ending"]);
     /// Requests that were refused or failed, by reason, those without a surface included.
     refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);

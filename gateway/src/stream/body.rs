@@ -182,7 +182,7 @@ impl StreamBody {
             running.account.counted(self.meter.count());
         }
         if self.meter.unreadable() > self.unreadable {
-            self.around.metrics.stream_unreadable_events_total.inc_by(self.meter.unreadable() - self.unreadable);
+            running.account.unreadable(self.meter.unreadable() - self.unreadable);
             self.unreadable = self.meter.unreadable();
         }
         let bytes = self.out.split().freeze();

@@ -62,6 +62,8 @@ async fn folded(running: &mut Running, ask: &Ask, drain_expired: &mut Expired) -
             let now = now();
             clocks.output(now);
             running.account.output(meter.count(), now);
+        } else {
+            running.account.counted(meter.count());
         }
         if let Some(message) = &seen.failed {
             return Err(errors::in_stream(message));
@@ -71,6 +73,7 @@ async fn folded(running: &mut Running, ask: &Ask, drain_expired: &mut Expired) -
     meter.finish(&mut discarded);
     let count = meter.count();
     running.account.counted(count);
+    running.account.unreadable(meter.unreadable());
     fold.finish(&count).map_err(|error| lost(&error.to_string()))
 }
 

@@ -24,6 +24,7 @@ mod cli;
 mod clients;
 mod dangerous;
 mod drain;
+mod endings;
 mod fold;
 mod http;
 mod ledger;
