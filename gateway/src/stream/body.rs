@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
+use tokio::time::Instant;
 
 use super::clocks::{Clocks, Due, expired};
 use super::meter::{Meter, Seen};
-use super::{Expired, Running, lost, now};
+use super::{Expired, Running, lost};
 use crate::account::Answered;
 use crate::error::{Dialect, Rejection};
 use crate::ledger::{Closing, Ending};
@@ -174,7 +175,7 @@ impl StreamBody {
     fn seen(&mut self, seen: &Seen) -> Step {
         let State::Running(running) = &mut self.state else { return Step::End };
         if seen.outputs > 0 {
-            let now = now();
+            let now = Instant::now();
             self.clocks.output(now);
             running.account.output(self.meter.count(), now);
         } else {
@@ -205,7 +206,9 @@ impl StreamBody {
     /// The row is durable (or the ledger has said loudly that it is not): the end may go out.
     fn closed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Closing { running, held, .. } => {
+            State::Closing { mut running, held, .. } => {
+                // llama-server is done: the next one may start, however long this client takes to read the end.
+                running.slot = None;
                 self.state = State::Running(running);
                 Step::Send(held)
             }
@@ -252,7 +255,7 @@ impl http_body::Body for StreamBody {
         let this = self.get_mut();
         this.poll_bytes(context).map(|bytes| {
             let bytes = bytes?;
-            this.clocks.sent(now());
+            this.clocks.sent(Instant::now());
             this.around.metrics.stream_bytes_total.inc_by(bytes.len() as u64);
             Some(Ok(Frame::data(bytes)))
         })

@@ -17,7 +17,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::Body as _;
-use tokio::time::Instant;
 
 use crate::account::Account;
 use crate::error::{Reason, Rejection};
@@ -31,8 +30,8 @@ use clocks::Deadlines;
 /// next waiter, then the account is settled.
 pub struct Running {
     body: ReplyBody,
-    #[expect(dead_code, reason = "held, not read: dropping it gives the slot back")]
-    slot: Slot,
+    /// `None` once llama-server is done with the request, which a slow reader may still be reading.
+    slot: Option<Slot>,
     account: Account,
     deadlines: Deadlines,
 }
@@ -40,12 +39,7 @@ pub struct Running {
 impl Running {
     /// A reply whose head has arrived.
     pub fn new(body: ReplyBody, slot: Slot, account: Account, deadlines: Deadlines) -> Self {
-        Self { body, slot, account, deadlines }
-    }
-
-    /// The account of the request.
-    pub fn account(&mut self) -> &mut Account {
-        &mut self.account
+        Self { body, slot: Some(slot), account, deadlines }
     }
 
     /// The next bytes of the reply; `None` at its end.
@@ -70,9 +64,4 @@ pub type Expired = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// llama-server's reply broke off.
 fn lost(operator: &str) -> Rejection {
     Rejection::new(Reason::BackendError, "The connection to the model server broke off.").operator(operator)
-}
-
-/// Now, as the clocks see it.
-fn now() -> Instant {
-    Instant::now()
 }

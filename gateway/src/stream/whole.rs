@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::clocks::{Clocks, Due, expired};
 use super::fold::Fold;
 use super::meter::Meter;
-use super::{Expired, Running, lost, now};
+use super::{Expired, Running, lost};
 use crate::error::Rejection;
 use crate::ledger::Ending;
 use crate::surface::{Ask, usage};
@@ -59,7 +60,7 @@ async fn folded(running: &mut Running, ask: &Ask, drain_expired: &mut Expired) -
         let seen = meter.push(&bytes, &mut discarded);
         discarded.clear();
         if seen.outputs > 0 {
-            let now = now();
+            let now = Instant::now();
             clocks.output(now);
             running.account.output(meter.count(), now);
         } else {
