@@ -84,7 +84,7 @@ pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejec
         () = app.drain.expired() => Err(Rejection::draining()),
     };
     match answered {
-        Ok((body, slot, deadlines)) => Ok(Running::new(body, slot, account, deadlines)),
+        Ok((body, slot, deadlines)) => Ok(Running::new(body, slot, account, deadlines, app.upstream.clone())),
         Err(rejection) => {
             drop(account.fail(&rejection));
             Err(rejection)

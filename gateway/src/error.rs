@@ -91,31 +91,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All reasons: metric labels are made from this list and from nothing else.
-    pub const ALL: [Self; 21] = [
-        Self::InvalidRequest,
-        Self::ContextLengthExceeded,
-        Self::InvalidApiKey,
-        Self::ModelNotFound,
-        Self::UnknownUrl,
-        Self::MethodNotAllowed,
-        Self::RequestTimeout,
-        Self::RequestTooLarge,
-        Self::UnsupportedEncoding,
-        Self::NotSupported,
-        Self::QueueFull,
-        Self::QueueTimeout,
-        Self::FirstTokenTimeout,
-        Self::StreamIdleTimeout,
-        Self::TotalTimeout,
-        Self::BackendUnavailable,
-        Self::ModelLoading,
-        Self::BackendError,
-        Self::LedgerUnavailable,
-        Self::Draining,
-        Self::Internal,
-    ];
-
     /// The name in metrics, logs and the ledger.
     pub fn label(self) -> &'static str {
         match self {

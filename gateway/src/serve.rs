@@ -21,7 +21,8 @@ use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
 use crate::{admin, routes};
 
-/// Requests that may be live at once, far above what connections allow: each costs the ledger 50 bytes.
+/// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
+/// it they are refused. Each costs the ledger 50 bytes.
 const MAX_LIVE: usize = 16_384;
 
 /// Says whether a configuration whose keys and types are right can also be run with.

@@ -13,7 +13,8 @@ pub mod whole;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::Body as _;
@@ -21,7 +22,7 @@ use http_body::Body as _;
 use crate::account::Account;
 use crate::error::{Reason, Rejection};
 use crate::queue::Slot;
-use crate::upstream::ReplyBody;
+use crate::upstream::{ReplyBody, Upstream};
 use clocks::Deadlines;
 
 /// A reply that llama-server has begun, with everything that is held until it is over.
@@ -34,27 +35,29 @@ pub struct Running {
     slot: Option<Slot>,
     account: Account,
     deadlines: Deadlines,
+    upstream: Arc<Upstream>,
 }
 
 impl Running {
-    /// A reply whose head has arrived.
-    pub fn new(body: ReplyBody, slot: Slot, account: Account, deadlines: Deadlines) -> Self {
-        Self { body, slot: Some(slot), account, deadlines }
+    /// A reply of `upstream` whose head has arrived.
+    pub fn new(body: ReplyBody, slot: Slot, account: Account, deadlines: Deadlines, upstream: Arc<Upstream>) -> Self {
+        Self { body, slot: Some(slot), account, deadlines, upstream }
     }
 
     /// The next bytes of the reply; `None` at its end.
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Rejection>>> {
-        loop {
-            return match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(None) => Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(lost(&error.to_string())))),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => Poll::Ready(Some(Ok(bytes))),
-                    Err(_trailers) => continue,
-                },
-            };
-        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| match frame {
+            // A frame without data, trailers, has nothing for anybody.
+            Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
+            Err(error) => {
+                // Before the slot goes to the next one.
+                if let Some(slot) = &self.slot {
+                    self.upstream.mark_suspect(slot.replica());
+                }
+                Err(lost(&error.to_string()))
+            }
+        }))
     }
 }
 

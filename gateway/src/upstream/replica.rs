@@ -35,20 +35,6 @@ pub enum State {
     Down,
 }
 
-impl State {
-    /// All states: metric labels are made from this list and from nothing else.
-    pub const ALL: [Self; 3] = [Self::Ready, Self::Loading, Self::Down];
-
-    /// The name in metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Loading => "loading",
-            Self::Down => "down",
-        }
-    }
-}
-
 /// What a replica told about itself when it became ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
