@@ -17,7 +17,7 @@ use super::clocks::{Clocks, Due, expired};
 use super::meter::{Meter, Seen};
 use super::{Expired, Running, lost};
 use crate::account::Answered;
-use crate::error::{Dialect, Rejection};
+use crate::error::{Dialect, Reason, Rejection};
 use crate::ledger::{Closing, Ending};
 use crate::metrics::Metrics;
 use crate::upstream::errors;
@@ -166,16 +166,16 @@ impl StreamBody {
             return Step::Send(rest);
         }
         // The body ended properly, but its end was never announced: the client must not take it for an answer.
-        let mut last = BytesMut::from(rest.as_ref());
-        last.extend_from_slice(&self.fail(&lost("the stream ended before its last event")));
-        Step::Send(last.freeze())
+        self.last(&rest, &lost("the stream ended before its last event"))
     }
 
     /// What the meter saw decides how it goes on.
     fn seen(&mut self, seen: &Seen) -> Step {
         let State::Running(running) = &mut self.state else { return Step::End };
+        let mut late = false;
         if seen.outputs > 0 {
             let now = Instant::now();
+            late = self.clocks.total_is_over(now);
             self.clocks.output(now);
             running.account.output(self.meter.count(), now);
         } else {
@@ -188,12 +188,10 @@ impl StreamBody {
         }
         let bytes = self.out.split().freeze();
         if let Some(message) = &seen.failed {
-            let mut last = BytesMut::from(bytes.as_ref());
-            last.extend_from_slice(&self.fail(&errors::in_stream(message)));
-            return Step::Send(last.freeze());
+            return self.last(&bytes, &errors::in_stream(message));
         }
         if !seen.terminal {
-            return Step::Send(bytes);
+            return if late { self.last(&bytes, &expired(Reason::TotalTimeout)) } else { Step::Send(bytes) };
         }
         running.account.counted(self.meter.count());
         let Some(closing) = running.account.end(Ending::Complete) else { return Step::Send(bytes) };
@@ -217,6 +215,13 @@ impl StreamBody {
                 Step::Again
             }
         }
+    }
+
+    /// The last bytes of llama-server that go out, with the error behind them.
+    fn last(&mut self, bytes: &[u8], rejection: &Rejection) -> Step {
+        let mut last = BytesMut::from(bytes);
+        last.extend_from_slice(&self.fail(rejection));
+        Step::Send(last.freeze())
     }
 
     /// Ends the stream with an error event: the connection to llama-server is closed, the slot is free. After a

@@ -65,6 +65,12 @@ impl Clocks {
         }
     }
 
+    /// Whether the total is over. For a reply that always has more to give, as it has while its client reads slowly:
+    /// then nothing is waited for, and the timer is not looked at.
+    pub fn total_is_over(&self, now: Instant) -> bool {
+        self.deadlines.is_some_and(|deadlines| now >= deadlines.total)
+    }
+
     /// The client was sent something.
     pub fn sent(&mut self, now: Instant) {
         self.last_sent = now;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::client::exchange;
 use crate::harness::gateway::Gateway;
-use crate::harness::stub::{Step, Stub};
+use crate::harness::stub::{Step, Stub, stream_of};
 use crate::harness::{chat, chat_stream, eventually_true};
 
 const PATH: &str = "/v1/chat/completions";
@@ -75,6 +75,22 @@ fn what_fails_after_an_early_200_is_recorded_with_what_its_client_was_given() {
     let reply = gateway.post(PATH, &chat(9));
     assert_eq!(reply.status, 504);
     assert_eq!(gateway.settled_row(&reply.head.request_id())["status"], 504);
+}
+
+#[test]
+fn a_stream_that_never_pauses_ends_with_the_total_clock_too() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::with_config(&stub.url(), "[timeouts]\ntotal = \"300ms\"");
+    stub.plan(stream_of(5_000_000));
+    let mut answer = gateway.open(PATH, &chat_stream(9));
+    let id = answer.head.request_id();
+    let mut last = String::new();
+    while let Some(event) = answer.event().unwrap() {
+        last = event;
+    }
+    assert!(last.contains("\"total_timeout\""), "{last}");
+    let row = gateway.settled_row(&id);
+    assert_eq!((&row["ending"], &row["status"]), (&json!("total_timeout"), &json!(200)));
 }
 
 #[test]
