@@ -1,23 +1,29 @@
 //! The service that hyper calls: the routes, with the state of the connection around each request.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use tower::Service;
 
 use super::client::{Connection, Underway};
 use super::{Counts, streams};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
+
+/// What is read of a refused request's body over HTTP/2, and for how long.
+const LEFTOVER_BYTES: usize = 256 * 1024;
+const LEFTOVER_TIME: Duration = Duration::from_secs(1);
 
 /// Answers the requests of one connection.
 pub(super) struct Answer {
@@ -57,14 +63,59 @@ impl hyper::service::Service<Request<Incoming>> for Answer {
             return Box::pin(async move { Ok(response.map(|body| Reply { body, underway, multiplexed })) });
         }
         request.extensions_mut().insert(Arc::clone(underway.client()));
-        let response = self.router.clone().call(request);
+        if !multiplexed {
+            let response = self.router.clone().call(request);
+            return Box::pin(async move { Ok(response.await?.map(|body| Reply { body, underway, multiplexed })) });
+        }
+        let (head, body) = request.into_parts();
+        let asked = Asked(Arc::new(Mutex::new(body)));
+        let response = self.router.clone().call(Request::from_parts(head, asked.clone()));
         Box::pin(async move {
-            if multiplexed {
-                streams::watch(underway.client());
-            }
+            streams::watch(underway.client());
             let response = response.await?;
+            asked.read_out().await;
             Ok(response.map(|body| Reply { body, underway, multiplexed }))
         })
+    }
+}
+
+/// The body of a request over HTTP/2, kept until there is an answer: dropping it earlier resets the stream, and then
+/// some clients do not take the answer.
+#[derive(Clone)]
+struct Asked(Arc<Mutex<Incoming>>);
+
+impl Asked {
+    /// Reads what a refused client still sends, as far as it is little and comes soon.
+    async fn read_out(mut self) {
+        let mut left = LEFTOVER_BYTES;
+        let rest = async {
+            while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Whoever sends more, or more slowly, gets the reset.
+        timeout(LEFTOVER_TIME, rest).await.ok();
+    }
+}
+
+impl http_body::Body for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
     }
 }
 

@@ -151,3 +151,37 @@ async fn an_upgrade_to_http2_is_ignored() {
     send(&mut client, &post_to("/echo", "again")).await;
     read_until(&mut client, "again").await;
 }
+
+/// A body that comes when the test says so.
+struct Late(Option<tokio::sync::oneshot::Receiver<()>>);
+
+impl http_body::Body for Late {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let Some(come) = &mut self.0 else { return std::task::Poll::Ready(None) };
+        std::task::ready!(std::pin::Pin::new(come).poll(cx)).unwrap();
+        self.0 = None;
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data("abc".into()))))
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_body_that_is_on_its_way() {
+    // Answered at once, the stream would be reset under the body, and curl would report that instead of the answer.
+    let listener = listen(LIMITS, None).await;
+    let io = TokioIo::new(listener.connect().await);
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await.unwrap();
+    let _driver = tokio::spawn(connection);
+    let (come, late) = tokio::sync::oneshot::channel();
+    let request = Request::post("http://gateway/hello").body(Late(Some(late))).unwrap();
+    let mut answer = tokio::spawn(sender.send_request(request));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut answer).await.is_err());
+    come.send(()).unwrap();
+    let answer = soon(answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
