@@ -88,12 +88,16 @@ impl Account {
         &self.subject.request_id
     }
 
+    /// The request has waited for a slot, with or without getting one.
+    pub fn waited(&self, wait: Duration) {
+        self.books.metrics.queue_wait_seconds.observe(wait.as_secs_f64());
+    }
+
     /// The request has its slot. When this returns, its row is durable: only then may llama-server be asked.
     ///
     /// # Errors
     /// The ledger cannot record it; the request must not be started.
-    pub async fn dispatch(&mut self, waited: Duration) -> Result<(), Rejection> {
-        self.books.metrics.queue_wait_seconds.observe(waited.as_secs_f64());
+    pub async fn dispatch(&mut self) -> Result<(), Rejection> {
         let moment = self.moment();
         self.dispatched = Some(moment);
         if let Some(charge) = &mut self.charge {

@@ -15,7 +15,7 @@ use crate::queue::{Refusal, Slot, Ticket, Waiting};
 use crate::stream::Running;
 use crate::stream::clocks::{Deadlines, expired};
 use crate::surface::{Ask, Surface};
-use crate::upstream::{ReplyBody, SendError, errors};
+use crate::upstream::{Readiness, ReplyBody, SendError, errors};
 
 /// Bytes of an error reply of llama-server that are read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -104,8 +104,10 @@ struct Way<'a> {
 impl Way<'_> {
     async fn go(&mut self, ticket: Ticket, waiting: Waiting) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
         let entered = Instant::now();
-        let mut slot = self.wait(waiting).await?;
-        self.account.dispatch(entered.elapsed()).await?;
+        let slot = self.wait(waiting).await;
+        self.account.waited(entered.elapsed());
+        let mut slot = slot?;
+        self.account.dispatch().await?;
         let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
         // Nothing was sent to a replica that refuses the connection, so another one may be asked.
@@ -163,8 +165,14 @@ impl Way<'_> {
     }
 }
 
+/// Why llama-server gave no answer.
 pub(crate) fn unsent(error: &SendError) -> Rejection {
-    Rejection::new(Reason::BackendUnavailable, "The model server cannot be reached.")
-        .operator(error.to_string())
-        .retry_after(RETRY_AFTER)
+    let rejection = match error {
+        SendError::NoReplica(Readiness::Loading) => Rejection::new(Reason::ModelLoading, "The model is still loading."),
+        SendError::Connect { .. } | SendError::NoReplica(_) => {
+            Rejection::new(Reason::BackendUnavailable, "The model server cannot be reached.")
+        }
+        _ => Rejection::new(Reason::BackendError, "The model server failed to answer the request."),
+    };
+    rejection.operator(error.to_string()).retry_after(RETRY_AFTER)
 }

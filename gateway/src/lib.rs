@@ -1,7 +1,8 @@
 //! llama-gateway: an authenticating, metering, OpenAI-compatible gateway in front of `llama-server`.
 //!
 //! The modules stand in the order in which a request meets them; a module calls only those below it, and
-//! `config`, `error`, `metrics` and `clock`, which call nobody. `docs/life-of-a-request.md` walks through them.
+//! `config`, `error`, `metrics` and `clock`, which call nobody; only `server` lends its `Client` and `Drain` to those
+//! below. `docs/life-of-a-request.md` walks through them.
 
 pub mod cli;
 pub mod serve;

@@ -57,7 +57,7 @@ metrics! {
     tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
     /// Requests that wait for a slot now.
     queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
-    /// Time from entering the queue to getting a slot, in seconds.
+    /// Time from entering the queue to getting a slot or giving up, in seconds.
     queue_wait_seconds: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()));
     /// Slots in use by this gateway, by replica.
     slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);

@@ -42,7 +42,8 @@ impl Answer {
     fn refuse(&self, path: &str, why: &str) -> Response<Body> {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let (request_id, dialect) = (new_request_id(), Dialect::of_path(path));
-        tracing::warn!(request_id, why, "request refused because of its framing; connection closed");
+        // Anybody can cause this as often as they like, so it is counted, and told only to who asks.
+        tracing::debug!(request_id, why, "request refused because of its framing; connection closed");
         let mut response = Rejection::new(Reason::InvalidRequest, why).response(dialect, &request_id);
         dialect.name_request(&mut response, &request_id);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

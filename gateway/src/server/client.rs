@@ -1,6 +1,5 @@
 //! What is known of a client and its connection while a request is under way.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -25,7 +24,6 @@ impl Moment {
 /// The state of one connection, shared by its layers and its requests.
 #[derive(Debug)]
 pub(super) struct Connection {
-    address: SocketAddr,
     accepted: Instant,
     /// Since when the socket takes no byte of what is to be written.
     blocked: Moment,
@@ -40,9 +38,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(address: SocketAddr) -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let connection = Self {
-            address,
             accepted: Instant::now(),
             blocked: Moment::default(),
             idle: Moment::default(),
@@ -132,11 +129,6 @@ impl Client {
     /// Meaningful in the `Drop` of a handler's future or of a response body.
     pub fn stalled(&self) -> bool {
         self.stalled.load(Relaxed) || self.connection.stalled.load(Relaxed)
-    }
-
-    /// Where the connection comes from: the client or the proxy in front of it.
-    pub fn address(&self) -> SocketAddr {
-        self.connection.address
     }
 
     /// The reply gave a frame, which is now to be sent.
