@@ -108,6 +108,16 @@ fn embeddings_are_answered_and_metered() {
 }
 
 #[test]
+fn documents_are_ranked_and_metered() {
+    let engine = Engine::start(Options::tiny().args(&["--rerank"]));
+    let gateway = Gateway::start(&engine.url());
+    // More documents than slots: they take all slots, not more.
+    let body = json!({"query": "a river", "documents": ["one river", "two rivers", "a stone", "the sea", "rain"]});
+    let answer = ask_metered(&gateway, "/v1/rerank", &body, "/usage/prompt_tokens", "");
+    assert_eq!(answer["results"].as_array().unwrap().len(), 5);
+}
+
+#[test]
 fn embeddings_and_rerank_that_are_not_enabled_say_so() {
     let gateway = Gateway::start(&shared().url());
     let embeddings = gateway.post("/v1/embeddings", &json!({"input": "a"}));
