@@ -7,27 +7,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Budget, FoldError, Logprobs, LogprobsContent, REPLACEMENT, Usage, choice, to_bytes};
+use super::chunks::Whole;
+use super::{Budget, FoldError, Logprobs, LogprobsContent, REPLACEMENT, choice};
 use crate::ledger::Count;
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow, default)]
-    choices: Vec<ChunkChoice<'a>>,
-    #[serde(default)]
-    created: i64,
-    #[serde(borrow, default)]
-    id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    model: Cow<'a, str>,
-    #[serde(borrow, default)]
-    system_fingerprint: Cow<'a, str>,
-    #[serde(borrow)]
-    timings: Option<&'a RawValue>,
-    prompt_progress: Option<IgnoredAny>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
 
 #[derive(Deserialize)]
 struct ChunkChoice<'a> {
@@ -72,12 +54,7 @@ pub(super) struct Chat {
     choices: Vec<Choice>,
     /// The choice whose last chunk was the newest one with a choice: the usage chunk behind it is its own.
     finished: Option<u32>,
-    created: i64,
-    id: String,
-    model: String,
-    system_fingerprint: String,
-    timings: Option<Box<RawValue>>,
-    done: bool,
+    whole: Whole,
 }
 
 #[derive(Default)]
@@ -92,19 +69,6 @@ struct Choice {
 }
 
 // What follows is the reply: the order of fields is llama-server's.
-
-#[derive(Serialize)]
-struct Reply {
-    choices: Vec<ReplyChoice>,
-    created: i64,
-    model: String,
-    system_fingerprint: String,
-    object: &'static str,
-    usage: Usage,
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timings: Option<Box<RawValue>>,
-}
 
 #[derive(Serialize)]
 struct ReplyChoice {
@@ -141,35 +105,11 @@ struct Function {
 
 impl Chat {
     pub(super) fn new(limit: u32) -> Self {
-        Self {
-            limit,
-            choices: Vec::new(),
-            finished: None,
-            created: 0,
-            id: String::new(),
-            model: String::new(),
-            system_fingerprint: String::new(),
-            timings: None,
-            done: false,
-        }
+        Self { limit, choices: Vec::new(), finished: None, whole: Whole::default() }
     }
 
     pub(super) fn take(&mut self, data: &[u8], budget: &mut Budget) -> Result<(), FoldError> {
-        if data == b"[DONE]" {
-            self.done = true;
-            return Ok(());
-        }
-        let chunk: Chunk<'_> =
-            serde_json::from_slice(data).map_err(|_| FoldError::Unreadable("a chat completion chunk"))?;
-        if let Some(error) = chunk.error {
-            return Err(FoldError::Upstream(error.get().to_owned()));
-        }
-        self.created = chunk.created;
-        if self.id.is_empty() {
-            self.id = chunk.id.into_owned();
-            self.model = chunk.model.into_owned();
-            self.system_fingerprint = chunk.system_fingerprint.into_owned();
-        }
+        let Some(chunk) = self.whole.read::<ChunkChoice<'_>>(data, "a chat completion chunk")? else { return Ok(()) };
         for part in chunk.choices {
             self.finished = part.finish_reason.is_some().then_some(part.index);
             let opens = part.delta.role.is_some() && chunk.prompt_progress.is_none();
@@ -177,28 +117,15 @@ impl Chat {
             choice.opened |= opens;
             choice.take(part, budget)?;
         }
-        // Where there are several choices, llama-server's reply has the timings of the first one.
         if self.finished == Some(0) && chunk.timings.is_some() {
-            self.timings = chunk.timings.map(RawValue::to_owned);
+            self.whole.timings = chunk.timings.map(RawValue::to_owned);
         }
         Ok(())
     }
 
     pub(super) fn finish(self, count: &Count) -> Result<Bytes, FoldError> {
-        if !self.done || self.choices.is_empty() {
-            return Err(FoldError::Incomplete);
-        }
         let choices = self.choices.into_iter().enumerate().map(|(index, choice)| choice.finish(index));
-        to_bytes(&Reply {
-            choices: choices.collect::<Result<_, _>>()?,
-            created: self.created,
-            model: self.model,
-            system_fingerprint: self.system_fingerprint,
-            object: "chat.completion",
-            usage: Usage::from(count),
-            id: self.id,
-            timings: self.timings,
-        })
+        self.whole.reply("chat.completion", choices.collect::<Result<Vec<_>, _>>()?, count)
     }
 }
 

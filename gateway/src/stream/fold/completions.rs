@@ -6,26 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Budget, FoldError, Logprobs, LogprobsContent, REPLACEMENT, Usage, choice, to_bytes};
+use super::chunks::Whole;
+use super::{Budget, FoldError, Logprobs, LogprobsContent, REPLACEMENT, choice};
 use crate::ledger::Count;
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow, default)]
-    choices: Vec<ChunkChoice<'a>>,
-    #[serde(default)]
-    created: i64,
-    #[serde(borrow, default)]
-    id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    model: Cow<'a, str>,
-    #[serde(borrow, default)]
-    system_fingerprint: Cow<'a, str>,
-    #[serde(borrow)]
-    timings: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
 
 #[derive(Deserialize)]
 struct ChunkChoice<'a> {
@@ -47,12 +30,7 @@ struct Timings {
 pub(super) struct Completions {
     limit: u32,
     choices: Vec<Choice>,
-    created: i64,
-    id: String,
-    model: String,
-    system_fingerprint: String,
-    timings: Option<Box<RawValue>>,
-    done: bool,
+    whole: Whole,
 }
 
 #[derive(Default)]
@@ -67,19 +45,6 @@ struct Choice {
 // What follows is the reply: the order of fields is llama-server's.
 
 #[derive(Serialize)]
-struct Reply {
-    choices: Vec<ReplyChoice>,
-    created: i64,
-    model: String,
-    system_fingerprint: String,
-    object: &'static str,
-    usage: Usage,
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timings: Option<Box<RawValue>>,
-}
-
-#[derive(Serialize)]
 struct ReplyChoice {
     text: String,
     index: usize,
@@ -89,38 +54,14 @@ struct ReplyChoice {
 
 impl Completions {
     pub(super) fn new(limit: u32) -> Self {
-        Self {
-            limit,
-            choices: Vec::new(),
-            created: 0,
-            id: String::new(),
-            model: String::new(),
-            system_fingerprint: String::new(),
-            timings: None,
-            done: false,
-        }
+        Self { limit, choices: Vec::new(), whole: Whole::default() }
     }
 
     pub(super) fn take(&mut self, data: &[u8], budget: &mut Budget) -> Result<(), FoldError> {
-        if data == b"[DONE]" {
-            self.done = true;
-            return Ok(());
-        }
-        let chunk: Chunk<'_> =
-            serde_json::from_slice(data).map_err(|_| FoldError::Unreadable("a text completion chunk"))?;
-        if let Some(error) = chunk.error {
-            return Err(FoldError::Upstream(error.get().to_owned()));
-        }
-        self.created = chunk.created;
-        if self.id.is_empty() {
-            self.id = chunk.id.into_owned();
-            self.model = chunk.model.into_owned();
-            self.system_fingerprint = chunk.system_fingerprint.into_owned();
-        }
+        let Some(chunk) = self.whole.read::<ChunkChoice<'_>>(data, "a text completion chunk")? else { return Ok(()) };
         for part in chunk.choices {
-            // Where there are several choices, llama-server's reply has the timings of the first one.
             if part.index == 0 && part.finish_reason.is_some() {
-                self.timings = chunk.timings.map(RawValue::to_owned);
+                self.whole.timings = chunk.timings.map(RawValue::to_owned);
             }
             choice(&mut self.choices, part.index, self.limit)?.take(part, chunk.timings, budget)?;
         }
@@ -128,20 +69,8 @@ impl Completions {
     }
 
     pub(super) fn finish(self, count: &Count) -> Result<Bytes, FoldError> {
-        if !self.done || self.choices.is_empty() {
-            return Err(FoldError::Incomplete);
-        }
         let choices = self.choices.into_iter().enumerate().map(|(index, choice)| choice.finish(index));
-        to_bytes(&Reply {
-            choices: choices.collect::<Result<_, _>>()?,
-            created: self.created,
-            model: self.model,
-            system_fingerprint: self.system_fingerprint,
-            object: "text_completion",
-            usage: Usage::from(count),
-            id: self.id,
-            timings: self.timings,
-        })
+        self.whole.reply("text_completion", choices.collect::<Result<Vec<_>, _>>()?, count)
     }
 }
 

@@ -16,6 +16,7 @@
 //!   shows the raw markup as content, the stream does not.
 
 mod chat;
+mod chunks;
 mod completions;
 mod messages;
 mod responses;
