@@ -193,7 +193,6 @@ impl StreamBody {
         if !seen.terminal {
             return if late { self.last(&bytes, &expired(Reason::TotalTimeout)) } else { Step::Send(bytes) };
         }
-        running.account.counted(self.meter.count());
         let Some(closing) = running.account.end(Ending::Complete) else { return Step::Send(bytes) };
         if let State::Running(running) = std::mem::replace(&mut self.state, State::Ended) {
             self.state = State::Closing { running, closing, held: bytes };
@@ -232,7 +231,6 @@ impl StreamBody {
             if running.account.is_settled() {
                 return Bytes::new();
             }
-            running.account.counted(self.meter.count());
             drop(running.account.fail(rejection));
         }
         self.event(rejection)
