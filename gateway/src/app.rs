@@ -132,14 +132,8 @@ impl App {
     pub fn ready(&self) -> Result<(), Rejection> {
         match self.upstream.readiness() {
             Readiness::Ready => Ok(()),
-            Readiness::Loading => {
-                Err(Rejection::new(Reason::ModelLoading, "The model is still loading.")
-                    .retry_after(RETRY_AFTER_LOADING))
-            }
-            Readiness::Unreachable => {
-                let rejection = Rejection::new(Reason::BackendUnavailable, "The model server cannot be reached.");
-                Err(rejection.retry_after(RETRY_AFTER))
-            }
+            Readiness::Loading => Err(Rejection::model_loading().retry_after(RETRY_AFTER_LOADING)),
+            Readiness::Unreachable => Err(Rejection::backend_unavailable().retry_after(RETRY_AFTER)),
         }
     }
 }

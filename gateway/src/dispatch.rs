@@ -168,10 +168,8 @@ impl Way<'_> {
 /// Why llama-server gave no answer.
 pub(crate) fn unsent(error: &SendError) -> Rejection {
     let rejection = match error {
-        SendError::NoReplica(Readiness::Loading) => Rejection::new(Reason::ModelLoading, "The model is still loading."),
-        SendError::Connect { .. } | SendError::NoReplica(_) => {
-            Rejection::new(Reason::BackendUnavailable, "The model server cannot be reached.")
-        }
+        SendError::NoReplica(Readiness::Loading) => Rejection::model_loading(),
+        SendError::Connect { .. } | SendError::NoReplica(_) => Rejection::backend_unavailable(),
         _ => Rejection::new(Reason::BackendError, "The model server failed to answer the request."),
     };
     rejection.operator(error.to_string()).retry_after(RETRY_AFTER)

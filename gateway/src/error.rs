@@ -199,6 +199,16 @@ impl Rejection {
         Self::new(Reason::Draining, "The gateway is shutting down.").retry_after(DRAINING_RETRY_AFTER)
     }
 
+    /// No llama-server is ready, but one is loading its model.
+    pub fn model_loading() -> Self {
+        Self::new(Reason::ModelLoading, "The model is still loading.")
+    }
+
+    /// No llama-server can be reached.
+    pub fn backend_unavailable() -> Self {
+        Self::new(Reason::BackendUnavailable, "The model server cannot be reached.")
+    }
+
     /// Adds what only the operator may read.
     pub fn operator(mut self, text: impl Into<String>) -> Self {
         self.operator = Some(text.into());
