@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::error::{Reason, Rejection};
 use crate::ledger::{Charge, Closing, Count, Ending, Outcome, Progress, Subject};
+use crate::limit::Reservation;
 use crate::metrics::Metrics;
 use crate::server::{Client, Drain, Phase};
 
@@ -54,6 +55,7 @@ pub struct Account {
     /// `None` once it is settled.
     charge: Option<Charge>,
     progress: Option<Arc<Progress>>,
+    reservation: Reservation,
     subject: Subject,
     client: Arc<Client>,
     books: Books,
@@ -66,9 +68,16 @@ pub struct Account {
 }
 
 impl Account {
-    /// Begins the account of an admitted request that arrived at `arrived`.
-    pub fn begin(charge: Charge, subject: Subject, arrived: Instant, client: Arc<Client>, books: Books) -> Self {
+    /// Begins the account of an admitted request.
+    pub fn begin(
+        charge: Charge,
+        subject: Subject,
+        reservation: Reservation,
+        (arrived, client): (Instant, Arc<Client>),
+        books: Books,
+    ) -> Self {
         Self {
+            reservation,
             charge: Some(charge),
             progress: None,
             subject,
@@ -153,6 +162,7 @@ impl Account {
     /// The tokens so far, without any being new to the client.
     pub fn counted(&mut self, count: Count) {
         self.count = count;
+        self.reservation.used(count.prompt + count.completion);
         if let Some(progress) = &self.progress {
             progress.record(&count);
         }
@@ -182,6 +192,10 @@ impl Account {
             first_token: self.first_token.map(|moment| moment.timestamp),
             ended: self.books.clock.now(),
         };
+        match ending {
+            Ending::Failed(_) | Ending::Drained if self.dispatched.is_none() => self.reservation.give_back(),
+            _ => self.reservation.settle(self.count.prompt + self.count.completion),
+        }
         self.observe(ending);
         self.log(&outcome, operator);
         Some(charge.close(outcome))

@@ -10,9 +10,12 @@ use crate::account::Books;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::count::Counter;
 use crate::error::{Dialect, Reason, Rejection};
 use crate::ledger::Ledger;
+use crate::limit::Limits;
 use crate::metrics::Metrics;
+use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::server::{Counts, Drain};
 use crate::stream::Expired;
@@ -36,6 +39,12 @@ pub struct App {
     pub clock: Clock,
     /// Knows the API keys.
     pub authenticator: Authenticator,
+    /// What callers may use.
+    pub policies: Policies,
+    /// What callers may still use.
+    pub limits: Limits,
+    /// Counts prompts.
+    pub counter: Counter,
     /// Bounds on request fields.
     pub bounds: Bounds,
     /// Who waits for which slot.

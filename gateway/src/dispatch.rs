@@ -10,8 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::account::{Account, Answered};
 use crate::app::App;
+use crate::count::without_cache;
 use crate::error::{Reason, Rejection};
-use crate::queue::{Refusal, Slot, Ticket, Waiting};
+use crate::handle::Arrival;
+use crate::queue::{Caps, Refusal, Slot, Ticket, Waiting, Work};
 use crate::stream::Running;
 use crate::stream::clocks::{Deadlines, expired};
 use crate::surface::{Ask, Surface};
@@ -25,11 +27,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A request that waits for a slot.
 pub(crate) struct Queued {
     pub(crate) ask: Ask,
+    work: Work,
     account: Account,
-    ticket: Ticket,
     waiting: Waiting,
     /// When it gives up waiting.
-    queue: Instant,
+    deadline: Instant,
     /// When it gives up altogether.
     total: Instant,
 }
@@ -42,16 +44,58 @@ impl Queued {
 }
 
 /// Takes the request's place in the queue.
-pub(crate) fn queue(app: &App, ask: Ask, mut account: Account, arrived: Instant) -> Result<Queued, Rejection> {
-    let ticket = Ticket { slots: slots(app, &ask), tenant: account.tenant() };
-    let waiting = app.queue.enter(ticket.clone()).map_err(|refusal| {
+pub(crate) fn queue(
+    app: &App,
+    ask: Ask,
+    work: Work,
+    mut account: Account,
+    arrival: &Arrival,
+) -> Result<Queued, Rejection> {
+    let ticket = ticket(app, &ask, work, arrival);
+    let (deadline, total) = (ticket.deadline, arrival.at + app.config.timeouts.total);
+    let waiting = app.queue.enter(ticket).map_err(|refusal| {
         let rejection = refused(&refusal, &ask);
         drop(account.fail(&rejection));
         rejection
     })?;
-    let timeouts = &app.config.timeouts;
-    let (queue, total) = (arrived + timeouts.queue.min(timeouts.total), arrived + timeouts.total);
-    Ok(Queued { ask, account, ticket, waiting, queue, total })
+    Ok(Queued { ask, work, account, waiting, deadline, total })
+}
+
+fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
+    let Arrival { caller, terms, .. } = arrival;
+    let key = terms.key.as_deref();
+    Ticket {
+        tenant: caller.tenant.clone(),
+        key: caller.key_id.clone(),
+        surface: ask.surface.label(),
+        class: terms.class,
+        weight: terms.tenant.weight,
+        slots: slots(app, ask),
+        caps: Caps {
+            tenant_queued: terms.tenant.queued_requests,
+            key_queued: key.map_or(0, |policy| policy.queued_requests),
+            tenant_slots: terms.tenant.slots,
+            key_slots: key.map_or(0, |policy| policy.slots),
+        },
+        work,
+        deadline: deadline(app, ask, work, arrival),
+        prefix: ask.prefix.clone(),
+        private: terms.private_cache(),
+    }
+}
+
+/// When the request gives up waiting for a slot: as its policy says, or earlier if its client would leave before it
+/// has its answer.
+fn deadline(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Instant {
+    let Arrival { patience, terms, .. } = arrival;
+    let (first_token, whole) = app.queue.expected_service(work);
+    let service = if ask.stream { first_token } else { whole };
+    // A stream is kept alive while it waits, and so is any answer with white space.
+    let kept_alive = ask.stream || app.config.requests.white_space_keep_alive;
+    let silence = patience.silence.filter(|_| !kept_alive);
+    let client = [patience.request, silence].into_iter().flatten().map(|timeout| timeout.saturating_sub(service));
+    let policy = terms.max_queue_wait().min(app.config.timeouts.total);
+    arrival.at + client.fold(policy, Duration::min)
 }
 
 /// How many slots a request occupies. A long list of inputs to embed takes all there are, not more.
@@ -64,8 +108,16 @@ fn slots(app: &App, ask: &Ask) -> u32 {
 
 fn refused(refusal: &Refusal, ask: &Ask) -> Rejection {
     match refusal {
-        Refusal::Full => Rejection::new(Reason::QueueFull, "Too many requests are waiting. Try again in a moment.")
-            .retry_after(RETRY_AFTER),
+        Refusal::Full { retry_after } => {
+            Rejection::new(Reason::QueueFull, "Too many requests are waiting. Try again in a moment.")
+                .retry_after(*retry_after)
+        }
+        Refusal::TooLong { wait, retry_after } => {
+            let seconds = wait.as_secs().max(1);
+            let text = format!("A slot would be free in about {seconds} s only, longer than this request can wait.");
+            Rejection::new(Reason::WaitTooLong, text).retry_after(*retry_after)
+        }
+        Refusal::Expired { retry_after } => expired(Reason::QueueTimeout).retry_after(*retry_after),
         Refusal::TooWide { slots } => {
             let field = if ask.choices > 1 { "n" } else { "prompt" };
             let sequences = ask.sequences();
@@ -77,10 +129,10 @@ fn refused(refusal: &Refusal, ask: &Ask) -> Rejection {
 
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
-    let Queued { ask, mut account, ticket, waiting, queue, total } = queued;
-    let mut way = Way { app, ask: &ask, account: &mut account, queue, total };
+    let Queued { ask, work, mut account, waiting, deadline, total } = queued;
+    let mut way = Way { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {
-        answered = way.go(ticket, waiting) => answered,
+        answered = way.go(waiting) => answered,
         () = app.drain.expired() => Err(Rejection::draining()),
     };
     match answered {
@@ -96,13 +148,14 @@ pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejec
 struct Way<'a> {
     app: &'a App,
     ask: &'a Ask,
+    work: Work,
     account: &'a mut Account,
-    queue: Instant,
+    deadline: Instant,
     total: Instant,
 }
 
 impl Way<'_> {
-    async fn go(&mut self, ticket: Ticket, waiting: Waiting) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
+    async fn go(&mut self, waiting: Waiting) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
         let entered = Instant::now();
         let slot = self.wait(waiting).await;
         self.account.waited(entered.elapsed());
@@ -111,10 +164,8 @@ impl Way<'_> {
         let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
         // Nothing was sent to a replica that refuses the connection, so another one may be asked.
-        if matches!(sent, Err(SendError::Connect { .. })) && self.app.ready().is_ok() {
-            drop(slot);
-            let again = self.app.queue.enter(ticket).map_err(|refusal| refused(&refusal, self.ask))?;
-            slot = self.wait(again).await?;
+        if matches!(sent, Err(SendError::Connect { .. })) {
+            slot = self.wait(slot.unused()).await?;
             // They count from when llama-server is asked, not from the first attempt.
             deadlines = self.deadlines();
             sent = self.send(&slot, &deadlines).await?;
@@ -131,7 +182,7 @@ impl Way<'_> {
     }
 
     async fn wait(&self, waiting: Waiting) -> Result<Slot, Rejection> {
-        match timeout_at(self.queue, waiting).await {
+        match timeout_at(self.deadline, waiting).await {
             Ok(slot) => slot.map_err(|refusal| refused(&refusal, self.ask)),
             Err(_elapsed) => Err(expired(Reason::QueueTimeout).retry_after(RETRY_AFTER)),
         }
@@ -140,8 +191,7 @@ impl Way<'_> {
     /// The clocks of the answer, from now.
     fn deadlines(&self) -> Deadlines {
         let timeouts = &self.app.config.timeouts;
-        // Four bytes a token is what English text comes to.
-        let thousands = self.ask.upstream_body.len() as f64 / 4000.0;
+        let thousands = self.work.prompt as f64 / 1000.0;
         let first_token = timeouts.first_token + timeouts.first_token_per_1000.mul_f64(thousands);
         Deadlines { first_token: Instant::now() + first_token, silence: timeouts.silence, total: self.total }
     }
@@ -153,7 +203,9 @@ impl Way<'_> {
         deadlines: &Deadlines,
     ) -> Result<Result<http::Response<ReplyBody>, SendError>, Rejection> {
         let path = self.ask.surface.upstream_path();
-        let asked = self.app.upstream.send(slot.replica(), path, self.ask.upstream_body.clone());
+        let body = &self.ask.upstream_body;
+        let body = if slot.may_use_cache() { body.clone() } else { without_cache(body) };
+        let asked = self.app.upstream.send(slot.replica(), path, body);
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let streams = self.ask.upstream_streams;
         let (until, reason) = if streams && deadlines.first_token < self.total {

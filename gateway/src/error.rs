@@ -66,8 +66,20 @@ pub enum Reason {
     UnsupportedEncoding,
     /// llama-server was started without this capability (embeddings, rerank).
     NotSupported,
+    /// More requests a minute than the policy allows.
+    RequestRate,
+    /// More tokens a minute than the policy allows.
+    TokenRate,
+    /// More requests at once than the policy allows.
+    Concurrency,
+    /// The tokens of the day or the month are used up.
+    QuotaExceeded,
     /// As many requests wait for a slot as may wait.
     QueueFull,
+    /// A slot would not become free within the time that the client or the policy gives it.
+    WaitTooLong,
+    /// The client sent the same request again, which took the place of this one.
+    Replaced,
     /// No slot became free within the queue deadline.
     QueueTimeout,
     /// llama-server gave no token within the first-token deadline.
@@ -104,7 +116,13 @@ impl Reason {
             Self::RequestTooLarge => "request_too_large",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::NotSupported => "not_supported",
+            Self::RequestRate => "request_rate",
+            Self::TokenRate => "token_rate",
+            Self::Concurrency => "concurrency",
+            Self::QuotaExceeded => "insufficient_quota",
             Self::QueueFull => "queue_full",
+            Self::WaitTooLong => "wait_too_long",
+            Self::Replaced => "replaced",
             Self::QueueTimeout => "queue_timeout",
             Self::FirstTokenTimeout => "first_token_timeout",
             Self::StreamIdleTimeout => "stream_idle_timeout",
@@ -129,7 +147,13 @@ impl Reason {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestRate
+            | Self::TokenRate
+            | Self::Concurrency
+            | Self::QuotaExceeded
+            | Self::QueueFull
+            | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
+            Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
             | Self::BackendUnavailable
             | Self::ModelLoading
@@ -143,6 +167,8 @@ impl Reason {
 
     fn openai_type(self) -> &'static str {
         match self.status() {
+            _ if self == Self::QuotaExceeded => "insufficient_quota",
+            _ if self == Self::TokenRate => "tokens",
             StatusCode::TOO_MANY_REQUESTS => "requests",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -151,7 +177,11 @@ impl Reason {
 
     /// The OpenAI `code`; plain invalid requests have none.
     fn openai_code(self) -> Option<&'static str> {
-        (self != Self::InvalidRequest).then(|| self.label())
+        match self {
+            Self::InvalidRequest => None,
+            Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            _ => Some(self.label()),
+        }
     }
 
     fn anthropic_type(self) -> &'static str {

@@ -20,6 +20,10 @@ use crate::auth::Caller;
 use crate::dispatch::{Queued, dispatch, queue, unsent};
 use crate::error::{Reason, Rejection};
 use crate::ledger::{Ending, Subject};
+use crate::limit::{Need, Pass};
+use crate::patience::Patience;
+use crate::policy::Terms;
+use crate::queue::Work;
 use crate::server::Client;
 use crate::stream::body::{StreamBody, Surroundings};
 use crate::stream::clocks::Clocks;
@@ -33,6 +37,10 @@ use crate::upstream::errors;
 pub struct Arrival {
     /// Who asks.
     pub caller: Caller,
+    /// What it may use.
+    pub terms: Terms,
+    /// How long it will wait.
+    pub patience: Patience,
     /// The `x-request-id` of the answer.
     pub request_id: Arc<str>,
     /// The client's connection.
@@ -51,19 +59,26 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
         app.refuse(dialect, &arrival.request_id, &rejection)
     };
-    let (ask, model) = match understand(app, surface, body).await {
+    let pass = match app.limits.enter(&arrival.caller, &arrival.terms) {
+        Ok(pass) => pass,
+        Err(rejection) => return refuse(rejection),
+    };
+    let (ask, model) = match understand(app, surface, body, &arrival.terms).await {
         Ok(understood) => understood,
         Err(rejection) => return refuse(rejection),
     };
     if !surface.takes_slot() {
-        return direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
+        // The pass is held until the answer is there.
+        let answered = direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
+        drop(pass);
+        return answered;
     }
-    let account = match begin(app, surface, model, &arrival) {
-        Ok(account) => account,
+    let (account, work) = match begin(app, &ask, model, pass, &arrival).await {
+        Ok(begun) => begun,
         Err(rejection) => return refuse(rejection),
     };
     // From here on the account tells of every ending.
-    let answered = match queue(app, ask, account, arrival.at) {
+    let answered = match queue(app, ask, work, account, &arrival) {
         Ok(queued) if queued.ask.stream => streamed(app, queued, &arrival).await,
         Ok(queued) => one_piece(app, queued).await,
         Err(rejection) => Err(rejection),
@@ -72,9 +87,9 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
 }
 
 /// What the request asks for, if it may, and of which model.
-async fn understand(app: &App, surface: Surface, body: Body) -> Result<(Ask, Arc<str>), Rejection> {
+async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> Result<(Ask, Arc<str>), Rejection> {
     let body = read(app, body).await?;
-    let ask = fields::read(surface, &body, &app.bounds)?;
+    let ask = fields::read(surface, &body, &app.bounds, terms.default_output_tokens())?;
     let model = app.model(ask.model.as_deref())?;
     app.ready()?;
     Ok((ask, model))
@@ -101,8 +116,19 @@ async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
     }
 }
 
-/// Begins the request's account.
-fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Result<Account, Rejection> {
+/// Counts the prompt, takes the tokens that the request will need, and begins its account.
+async fn begin(
+    app: &App,
+    ask: &Ask,
+    model: Arc<str>,
+    pass: Pass,
+    arrival: &Arrival,
+) -> Result<(Account, Work), Rejection> {
+    let surface = ask.surface;
+    let prompt = app.counter.count(&app.upstream, ask).await?.tokens;
+    let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
+    let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
+    let reservation = pass.reserve(Need { prompt, output })?;
     let subject = Subject {
         request_id: arrival.request_id.clone(),
         tenant: arrival.caller.tenant.clone(),
@@ -112,7 +138,8 @@ fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Res
         arrived: arrival.timestamp,
     };
     let charge = app.ledger.admit(subject.clone())?;
-    Ok(Account::begin(charge, subject, arrival.at, arrival.client.clone(), app.books()))
+    let account = Account::begin(charge, subject, reservation, (arrival.at, arrival.client.clone()), app.books());
+    Ok((account, Work { prompt, output }))
 }
 
 /// Answers in one piece.

@@ -10,13 +10,17 @@ pub mod server;
 
 pub mod admin;
 pub mod app;
+pub mod count;
 mod dispatch;
 pub mod handle;
+pub mod patience;
 pub mod routes;
 
 pub mod auth;
+pub mod policy;
 pub mod surface;
 
+pub mod limit;
 pub mod queue;
 pub mod upstream;
 

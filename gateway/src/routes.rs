@@ -15,8 +15,11 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
+use crate::patience::Patience;
+use crate::policy::Terms;
 use crate::server::Client;
 use crate::surface::Surface;
 
@@ -66,16 +69,26 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
     let dialect = Dialect::of_path(request.uri().path());
-    let mut response = match pass(&app, &mut request, &request_id) {
+    let mut who = None;
+    let mut response = match pass(&app, &mut request, &request_id, &mut who) {
         Ok(()) => next.run(request).await,
         Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
     };
     dialect.name_request(&mut response, &request_id.0);
+    if let Some((caller, terms)) = who {
+        app.limits.tell(&caller, &terms, response.headers_mut());
+    }
     response
 }
 
-/// Decides whether a request may go on, and leaves what the handlers need in its extensions.
-fn pass(app: &Arc<App>, request: &mut Request, request_id: &RequestId) -> Result<(), Rejection> {
+/// Decides whether a request may go on, and leaves what the handlers need in its extensions; `who` is known once it
+/// has shown a key.
+fn pass(
+    app: &Arc<App>,
+    request: &mut Request,
+    request_id: &RequestId,
+    who: &mut Option<(Caller, Terms)>,
+) -> Result<(), Rejection> {
     let at = Instant::now();
     let timestamp = app.clock.now();
     request.extensions_mut().insert(request_id.clone());
@@ -83,13 +96,16 @@ fn pass(app: &Arc<App>, request: &mut Request, request_id: &RequestId) -> Result
         return Ok(());
     }
     let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
+    let terms = app.policies.of(&caller)?;
+    *who = Some((caller.clone(), terms.clone()));
     if app.drain.is_started() {
         return Err(Rejection::draining());
     }
     refuse_encoding(request.headers())?;
     if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
         let request_id = request_id.0.clone();
-        request.extensions_mut().insert(Arrival { caller, request_id, client, at, timestamp });
+        let patience = Patience::of(request.headers());
+        request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
     }
     Ok(())
 }

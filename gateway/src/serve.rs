@@ -12,9 +12,12 @@ use crate::app::App;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::count::Counter;
 use crate::ledger::{Ledger, Settings};
+use crate::limit;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::policy::Policies;
+use crate::queue::{self, Queue};
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
@@ -31,6 +34,7 @@ const MAX_LIVE: usize = 16_384;
 /// What cannot.
 pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
+    Policies::new(config)?;
     Upstream::check(&config.upstream)?;
     tls(config)?;
     Ok(())
@@ -53,13 +57,24 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let (public, admin) = (bind(config.server.listen).await?, bind(config.server.admin_listen).await?);
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let queue = Queue::new(config.queue.max_waiting);
+    let policies = Policies::new(&config)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let order = queue::Settings {
+        order: config.queue.order,
+        classes: policies.classes().to_vec(),
+        locality_slack: config.queue.locality_slack,
+        locality_passes: config.queue.locality_passes,
+    };
+    let queue = Queue::new(order, metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator: Authenticator::open(&directory)?,
         bounds: Bounds::new(&config.requests)?,
-        metrics: Arc::new(Metrics::new()?),
+        limits: limit::Limits::new(clock.clone()),
+        counter: Counter::default(),
+        policies,
+        metrics,
         counts: Arc::default(),
         started: clock.now(),
         drain: drain.clone(),

@@ -29,6 +29,8 @@ pub struct Caller {
     pub tenant: Arc<str>,
     /// The public id of the API key.
     pub key_id: Arc<str>,
+    /// The name of the key's own policy, where it was made with one.
+    pub policy: Option<Arc<str>>,
 }
 
 /// A key as the server knows it.
@@ -136,7 +138,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Snapshot> {
         let tenant = known.unwrap_or_else(|| info.tenant.into());
         tenants.insert(Arc::clone(&tenant));
         let key_id: Arc<str> = info.key_id.into();
-        let caller = Caller { tenant, key_id: Arc::clone(&key_id) };
+        let caller = Caller { tenant, key_id: Arc::clone(&key_id), policy: info.policy.map(Arc::from) };
         records.insert(key_id, Record { hash, caller, expires: info.expires, revoked: info.revoked.is_some() });
     }
     Ok(Snapshot { records, tenants: Arc::new(tenants) })
@@ -208,7 +210,7 @@ mod tests {
         let key = Keys::open(dir.path()).unwrap().create("acme", "", None, at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let text = key.expose();
-        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into() };
+        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into(), policy: None };
         for headers in [
             bearer_of(text),
             headers(&[("authorization", &format!("bEARER   {text}"))]),

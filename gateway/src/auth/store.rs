@@ -25,6 +25,8 @@ const MIGRATIONS: &[&str] = &[
         expires_ms INTEGER,
         revoked_ms INTEGER
     ) STRICT;",
+    // 2. The name of the key's own policy; NULL: its tenant's configuration decides.
+    "ALTER TABLE keys ADD COLUMN policy TEXT;",
 ];
 
 const MAX_TENANT_CHARS: usize = 64;
@@ -66,6 +68,8 @@ pub struct KeyInfo {
     pub tenant: String,
     /// What its owner calls it; may be empty.
     pub label: String,
+    /// The name of its own policy, if it has one.
+    pub policy: Option<String>,
     /// When it was made.
     pub created: Option<Timestamp>,
     /// From when on it is refused.
@@ -217,6 +221,7 @@ fn info(row: &Row<'_>) -> rusqlite::Result<KeyInfo> {
         key_id: row.get("key_id")?,
         tenant: row.get("tenant")?,
         label: row.get("label")?,
+        policy: row.get("policy")?,
         created: read_time(row, "created_ms")?,
         expires: read_time(row, "expires_ms")?,
         revoked: read_time(row, "revoked_ms")?,
@@ -246,6 +251,7 @@ mod tests {
             key_id: key.key_id().to_owned(),
             tenant: "acme".to_owned(),
             label: "laptop".to_owned(),
+            policy: None,
             created: Some(at(0)),
             expires: Some(at(60)),
             revoked: None,
@@ -300,6 +306,7 @@ mod tests {
             key_id: key_id.to_owned(),
             tenant: "acme".to_owned(),
             label: String::new(),
+            policy: None,
             created: Some(at(0)),
             expires,
             revoked,

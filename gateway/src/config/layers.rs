@@ -11,13 +11,17 @@ use super::Config;
 const DEFAULTS: &str = include_str!("../../config.default.toml");
 /// What every environment variable of the gateway starts with.
 const ENVIRONMENT_PREFIX: &str = "LLAMA_GATEWAY_";
-/// The one table whose keys are free: surface labels, checked where they are used.
-const FREE_TABLE: &str = "requests.extra_fields";
+/// Tables whose keys are free: surface labels and class names, checked where they are used.
+const FREE_TABLES: [&str; 2] = ["requests.extra_fields", "queue.classes"];
+/// Keys of one tenant; the default file names no tenant.
+const TENANT_KEYS: [&str; 2] = ["policy", "key_policy"];
 
 /// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
 const MOST_HEADER_BYTES: usize = 1 << 20;
 /// Connections beyond which nothing sensible is configured.
 const MOST_CONNECTIONS: usize = 1_000_000;
+/// llama-server looks for clients who left only when nothing wakes it for a second.
+const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
@@ -71,6 +75,7 @@ pub fn load(
         source = Some((place, text));
     }
     apply_environment(&mut merged, environment, &known)?;
+    complete_policies(&mut merged);
     apply_overrides(&mut merged, overrides);
     let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
         let key = error.path().to_string();
@@ -103,7 +108,7 @@ fn collect_leaves(table: &Table, prefix: &str, paths: &mut Vec<String>) {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
-            Value::Table(inner) if path != FREE_TABLE => collect_leaves(inner, &path, paths),
+            Value::Table(inner) if !FREE_TABLES.contains(&path.as_str()) => collect_leaves(inner, &path, paths),
             _ => paths.push(path),
         }
     }
@@ -111,7 +116,7 @@ fn collect_leaves(table: &Table, prefix: &str, paths: &mut Vec<String>) {
 
 fn refuse_unknown(table: &Table, known: &[String], place: &str, text: &str) -> Result<(), ConfigError> {
     for path in leaves(table) {
-        if known.contains(&path) {
+        if known.contains(&path) || is_named(&path, known) {
             continue;
         }
         let line = line_of(text, &path).unwrap_or(1);
@@ -122,6 +127,27 @@ fn refuse_unknown(table: &Table, known: &[String], place: &str, text: &str) -> R
         ));
     }
     Ok(())
+}
+
+/// Whether this is a key of a policy or a tenant that the file names.
+fn is_named(path: &str, known: &[String]) -> bool {
+    match path.split('.').collect::<Vec<_>>()[..] {
+        ["policies", _, key] => known.iter().any(|path| path.strip_prefix("policies.default.") == Some(key)),
+        ["tenants", _, key] => TENANT_KEYS.contains(&key),
+        // An empty table: a tenant with the default policy, a policy like the default one.
+        ["policies" | "tenants", _] => true,
+        _ => false,
+    }
+}
+
+/// Policies take from `default` what they do not say.
+fn complete_policies(merged: &mut Table) {
+    let Some(Value::Table(policies)) = merged.get_mut("policies") else { return };
+    let Some(Value::Table(default)) = policies.get(super::DEFAULT_POLICY).cloned() else { return };
+    for policy in policies.iter_mut().filter_map(|(_, policy)| policy.as_table_mut()) {
+        let said = std::mem::replace(policy, default.clone());
+        merge(policy, said);
+    }
 }
 
 fn apply_environment(
@@ -144,12 +170,18 @@ fn apply_environment(
                 format!("unknown variable `{name}`\nhint: did you mean `{hint}`?"),
             ));
         };
-        let Some(slot) = path.split_once('.').and_then(|(section, key)| merged.get_mut(section)?.get_mut(key)) else {
+        let Some(slot) = at(merged, path) else {
             return Err(ConfigError::new(name, "cannot be set from the environment".to_owned()));
         };
         *slot = typed(&name, &text, slot)?;
     }
     Ok(())
+}
+
+fn at<'t>(table: &'t mut Table, path: &str) -> Option<&'t mut Value> {
+    let (section, rest) = path.split_once('.')?;
+    let section = table.get_mut(section)?;
+    rest.split('.').try_fold(section, |value, key| value.get_mut(key))
 }
 
 /// Kubernetes tells each pod of the services around it. Where the gateway's own is called `llama-gateway`, those
@@ -170,6 +202,10 @@ fn typed(name: &str, text: &str, like: &Value) -> Result<Value, ConfigError> {
             .parse()
             .map(Value::Integer)
             .map_err(|_| ConfigError::new(name, format!("`{text}` is not a whole number"))),
+        Value::Boolean(_) => text
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| ConfigError::new(name, format!("`{text}` is neither true nor false"))),
         Value::Array(_) => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
@@ -242,7 +278,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("upstream.connect_timeout", config.upstream.connect_timeout),
         ("upstream.probe_interval", config.upstream.probe_interval),
         ("upstream.probe_timeout", config.upstream.probe_timeout),
-        ("timeouts.queue", config.timeouts.queue),
+        ("upstream.wedged_after", config.upstream.wedged_after),
+        ("upstream.resolve_interval", config.upstream.resolve_interval),
+        ("timeouts.queue_update", config.timeouts.queue_update),
         ("timeouts.first_token", config.timeouts.first_token),
         ("timeouts.silence", config.timeouts.silence),
         ("timeouts.total", config.timeouts.total),
@@ -252,12 +290,17 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if let Some((key, _)) = durations.iter().find(|(_, value)| value.is_zero()) {
         return wrong(key, "must be above zero");
     }
+    if config.upstream.inspect_interval < LEAST_INSPECT_INTERVAL {
+        return wrong("upstream.inspect_interval", "must be at least 2s");
+    }
+    let waits = config.policies.values().map(|policy| ("policies.*.max_queue_wait", policy.max_queue_wait));
     let may_be_zero = [
+        ("upstream.inspect_interval", config.upstream.inspect_interval),
         ("server.drain_grace", server.drain_grace),
         ("timeouts.first_token_per_1000", config.timeouts.first_token_per_1000),
         ("timeouts.early_open", config.timeouts.early_open),
     ];
-    match durations.iter().chain(&may_be_zero).find(|(_, value)| *value > LONGEST) {
+    match durations.into_iter().chain(may_be_zero).chain(waits).find(|(_, value)| *value > LONGEST) {
         Some((key, _)) => wrong(key, "must not be above 365 days"),
         None => Ok(()),
     }
@@ -329,9 +372,10 @@ mod tests {
     fn flags_win_over_the_environment_and_the_environment_over_the_file() {
         let environment =
             [("LLAMA_GATEWAY_SERVER_LISTEN", "127.0.0.1:2"), ("LLAMA_GATEWAY_UPSTREAM_URLS", "http://a:1, http://b:2")];
-        let config = load_text("[server]\nlisten = \"127.0.0.1:1\"\n[queue]\nmax_waiting = 7\n", &environment).unwrap();
+        let config =
+            load_text("[server]\nlisten = \"127.0.0.1:1\"\n[policies.default]\nslots = 7\n", &environment).unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:2");
-        assert_eq!(config.queue.max_waiting, 7);
+        assert_eq!(config.policies["default"].slots, 7);
         assert_eq!(config.upstream.urls, ["http://a:1", "http://b:2"]);
         let overrides = Overrides { listen: Some("127.0.0.1:3".into()), ..Overrides::default() };
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -362,10 +406,10 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_refused_with_its_line_and_key() {
-        let error = load_text("[timeouts]\nqueue = \"soon\"\n", &[]).unwrap_err();
-        assert!(error.starts_with("F:2: `timeouts.queue`: `soon` is not a duration"), "{error}");
-        let error = load_text("[queue]\nmax_waiting = \"many\"\n", &[]).unwrap_err();
-        assert!(error.starts_with("F:2: `queue.max_waiting`: invalid type"), "{error}");
+        let error = load_text("[timeouts]\nsilence = \"soon\"\n", &[]).unwrap_err();
+        assert!(error.starts_with("F:2: `timeouts.silence`: `soon` is not a duration"), "{error}");
+        let error = load_text("[queue]\nlocality_slack = \"many\"\n", &[]).unwrap_err();
+        assert!(error.starts_with("F:2: `queue.locality_slack`: invalid type"), "{error}");
     }
 
     #[test]

@@ -15,35 +15,149 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-#[cfg(test)]
-mod tests;
+use tokio::time::Instant;
+
+use crate::config::Order;
+use crate::ledger::Count;
+use crate::metrics::Metrics;
+pub use prefix::{Prefix, PrefixReader};
+
+mod prefix;
 
 /// One llama-server, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub usize);
 
+/// A class of requests, by its place in the list of classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub usize);
+
+/// A class of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// Its name: a metric label.
+    pub name: Arc<str>,
+    /// Its share while all classes have requests waiting.
+    pub weight: u32,
+    /// It goes before all that are not, and before all strict ones behind it in the list.
+    pub strict: bool,
+}
+
+/// How the queue orders requests.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The order.
+    pub order: Order,
+    /// The classes, strict ones first.
+    pub classes: Vec<Class>,
+    /// How far, in units of cost, a warm prompt may go before its turn.
+    pub locality_slack: u32,
+    /// How many times in a row the one whose turn it is may be passed over for that.
+    pub locality_passes: u32,
+}
+
+/// The work of a request in tokens, as far as it is known before it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Prompt tokens, cached or not.
+    pub prompt: u64,
+    /// Output tokens that are expected, of all choices.
+    pub output: u64,
+}
+
+/// What one tenant may have in the queue. 0: no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// Waiting requests of the tenant.
+    pub tenant_queued: u32,
+    /// Waiting requests of the key.
+    pub key_queued: u32,
+    /// Slots in use by the tenant.
+    pub tenant_slots: u32,
+    /// Slots in use by the key.
+    pub key_slots: u32,
+}
+
 /// What a request asks of the queue.
 #[derive(Clone, Debug)]
 pub struct Ticket {
+    /// Whose request it is: the unit of fairness.
+    pub tenant: Arc<str>,
+    /// The public id of its key.
+    pub key: Arc<str>,
+    /// The surface's label: what is learned of output lengths is learned for each tenant and surface.
+    pub surface: &'static str,
+    /// Its class.
+    pub class: ClassId,
+    /// The tenant's share within the class.
+    pub weight: u32,
     /// Sequences that llama-server decodes at once for it: all on one replica, one slot each. 0 counts as 1.
     pub slots: u32,
-    /// Whose request it is. First come, first served does not look at it; a fair order will.
-    pub tenant: Arc<str>,
+    /// Bounds on the tenant's requests and on those of its key.
+    pub caps: Caps,
+    /// What it will cost.
+    pub work: Work,
+    /// When it gives up waiting. Within a tenant, the earliest goes first.
+    pub deadline: Instant,
+    /// The beginning of its prompt, to find out where it is cached.
+    pub prefix: Prefix,
+    /// It shares no cached state with other tenants.
+    pub private: bool,
 }
 
 /// Why a request gets no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// As many requests wait as may wait.
+    /// As many requests of the tenant or of the key wait as may wait.
     #[error("the queue is full")]
-    Full,
+    Full {
+        /// When one of them will probably have got its slot.
+        retry_after: Duration,
+    },
+    /// It would wait longer than it can.
+    #[error("the wait would be too long: about {wait:?}")]
+    TooLong {
+        /// The predicted wait.
+        wait: Duration,
+        /// When the wait will probably be short enough.
+        retry_after: Duration,
+    },
+    /// Its deadline passed while it waited.
+    #[error("its deadline passed")]
+    Expired {
+        /// When a new one would probably get its slot in time.
+        retry_after: Duration,
+    },
     /// It needs more slots at once than any replica has.
     #[error("it needs more slots at once than the {slots} of the largest replica")]
     TooWide {
         /// Slots of the largest replica.
         slots: u32,
     },
+}
+
+/// What a waiting request can expect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// How many go before it: 0 is next, or has been given its slot.
+    pub position: usize,
+    /// How long it will probably wait; `None` while nothing is known of how fast replicas work.
+    pub wait: Option<Duration>,
+}
+
+/// How fast a replica worked on one request, as llama-server's timings tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Speed {
+    /// Prompt tokens that were computed, not taken from the cache.
+    pub prompt_tokens: u64,
+    /// Milliseconds that this took.
+    pub prompt_ms: f64,
+    /// Tokens that were generated.
+    pub output_tokens: u64,
+    /// Milliseconds that this took.
+    pub output_ms: f64,
 }
 
 /// How busy a replica is.
@@ -64,7 +178,6 @@ pub struct Load {
 pub struct Queue(Arc<Shared>);
 
 struct Shared {
-    max_waiting: usize,
     state: Mutex<State>,
 }
 
@@ -91,9 +204,21 @@ struct Waiter {
 }
 
 impl Queue {
-    /// A queue in which at most `max_waiting` requests wait. It has no replica yet, so all of them wait.
-    pub fn new(max_waiting: usize) -> Self {
-        Self(Arc::new(Shared { max_waiting, state: Mutex::default() }))
+    /// An empty queue. It has no replica yet, so all requests wait.
+    pub fn new(_settings: Settings, _metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default() }))
+    }
+
+    /// Output tokens that a request of this tenant on this surface will probably have for each choice, if it may have
+    /// any number: from earlier ones, or a guess.
+    pub fn expected_output(&self, _tenant: &str, _surface: &'static str) -> u64 {
+        256
+    }
+
+    /// How long the first token, and then the whole answer, of such a request will probably take once it has its slot.
+    /// Zero while nothing is known of how fast replicas work.
+    pub fn expected_service(&self, _work: Work) -> (Duration, Duration) {
+        (Duration::ZERO, Duration::ZERO)
     }
 
     /// Joins the queue.
@@ -108,13 +233,18 @@ impl Queue {
         state.arrivals += 1;
         state.waiting.insert(place, Waiter { slots, waker: None });
         let wakers = state.dispatch();
-        let full = state.waiting.contains_key(&place) && state.waiting.len() > self.0.max_waiting;
+        let most = ticket.caps.tenant_queued as usize;
+        let full = most > 0 && state.waiting.contains_key(&place) && state.waiting.len() > most;
         if full {
             state.waiting.remove(&place);
         }
         drop(state);
         wake(wakers);
-        if full { Err(Refusal::Full) } else { Ok(Waiting { shared: Arc::clone(&self.0), place, slots }) }
+        if full {
+            Err(Refusal::Full { retry_after: Duration::from_secs(5) })
+        } else {
+            Ok(Waiting { shared: Arc::clone(&self.0), place, slots })
+        }
     }
 
     /// Says how many slots a replica has and whether it takes requests. Slots that are taken stay taken: when there
@@ -238,9 +368,14 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// How many wait before this one: 0 is next, or has been given its slot.
-    pub fn position(&self) -> usize {
-        self.shared.lock().waiting.range(..self.place).count()
+    /// What it can expect now.
+    pub fn outlook(&self) -> Outlook {
+        Outlook { position: self.shared.lock().waiting.range(..self.place).count(), wait: None }
+    }
+
+    /// Where to look for that while somebody else waits for the slot.
+    pub fn view(&self) -> View {
+        View { shared: Arc::clone(&self.shared), place: self.place }
     }
 }
 
@@ -281,6 +416,22 @@ impl Drop for Waiting {
     }
 }
 
+/// Looks at a waiting request without holding its place.
+#[derive(Clone)]
+pub struct View {
+    shared: Arc<Shared>,
+    place: u64,
+}
+
+impl View {
+    /// What the request can expect; `None` once it does not wait any more.
+    pub fn outlook(&self) -> Option<Outlook> {
+        let state = self.shared.lock();
+        let waits = state.waiting.contains_key(&self.place);
+        waits.then(|| Outlook { position: state.waiting.range(..self.place).count(), wait: None })
+    }
+}
+
 /// The right to have a request in flight on a replica. Dropping it gives the slots back and starts the next one.
 #[must_use = "dropping it gives the slot back"]
 pub struct Slot {
@@ -293,6 +444,29 @@ impl Slot {
     /// Where the request is to be sent.
     pub fn replica(&self) -> ReplicaId {
         self.replica
+    }
+
+    /// Whether the prompt may be taken from, and left in, the cache that all tenants share on this replica. Settled
+    /// when the slot is given.
+    pub fn may_use_cache(&self) -> bool {
+        true
+    }
+
+    /// What llama-server has done for the request so far. Takes no lock: may be called for every token.
+    pub fn record(&self, _count: &Count) {}
+
+    /// How fast it was done; to be told before the slot is dropped.
+    pub fn learn(&self, _speed: Speed) {}
+
+    /// Gives a slot back that was not used, and takes up the same place in the queue again: nothing was sent, because
+    /// the replica refused the connection.
+    pub fn unused(self) -> Waiting {
+        let mut state = self.shared.lock();
+        let place = state.arrivals;
+        state.arrivals += 1;
+        state.waiting.insert(place, Waiter { slots: self.slots, waker: None });
+        drop(state);
+        Waiting { shared: Arc::clone(&self.shared), place, slots: self.slots }
     }
 }
 
@@ -311,5 +485,37 @@ impl fmt::Debug for Slot {
 impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiting").field("place", &self.place).field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
+/// Tickets and queues for tests of any room.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    pub(crate) fn settings() -> Settings {
+        let class = |name: &str, weight| Class { name: name.into(), weight, strict: false };
+        let classes = vec![class("batch", 1), class("interactive", 8), class("standard", 4)];
+        Settings { order: Order::Fair, classes, locality_slack: 0, locality_passes: 0 }
+    }
+
+    pub(crate) fn queue() -> Queue {
+        Queue::new(settings(), Arc::new(Metrics::new().unwrap()))
+    }
+
+    pub(crate) fn ticket(tenant: &str, slots: u32) -> Ticket {
+        Ticket {
+            tenant: tenant.into(),
+            key: tenant.into(),
+            surface: "chat",
+            class: ClassId(2),
+            weight: 1,
+            slots,
+            caps: Caps::default(),
+            work: Work { prompt: 100, output: 100 },
+            deadline: Instant::now() + Duration::from_secs(600),
+            prefix: Prefix::default(),
+            private: false,
+        }
     }
 }

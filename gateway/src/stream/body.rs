@@ -177,10 +177,10 @@ impl StreamBody {
             let now = Instant::now();
             late = self.clocks.total_is_over(now);
             self.clocks.output(now);
-            running.account.output(self.meter.count(), now);
+            running.output(self.meter.count(), now);
         } else {
             // The first events tell the prompt, before there is any output.
-            running.account.counted(self.meter.count());
+            running.counted(self.meter.count());
         }
         if self.meter.unreadable() > self.unreadable {
             running.account.unreadable(self.meter.unreadable() - self.unreadable);

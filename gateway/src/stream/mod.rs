@@ -18,9 +18,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use crate::account::Account;
 use crate::error::{Reason, Rejection};
+use crate::ledger::Count;
 use crate::queue::Slot;
 use crate::upstream::{ReplyBody, Upstream};
 use clocks::Deadlines;
@@ -42,6 +44,24 @@ impl Running {
     /// A reply of `upstream` whose head has arrived.
     pub fn new(body: ReplyBody, slot: Slot, account: Account, deadlines: Deadlines, upstream: Arc<Upstream>) -> Self {
         Self { body, slot: Some(slot), account, deadlines, upstream }
+    }
+
+    /// llama-server gave output; `count` is what it comes to so far.
+    fn output(&mut self, count: Count, now: Instant) {
+        self.account.output(count, now);
+        self.record(&count);
+    }
+
+    /// The tokens so far, without any being new to the client.
+    fn counted(&mut self, count: Count) {
+        self.account.counted(count);
+        self.record(&count);
+    }
+
+    fn record(&self, count: &Count) {
+        if let Some(slot) = &self.slot {
+            slot.record(count);
+        }
     }
 
     /// The next bytes of the reply; `None` at its end.

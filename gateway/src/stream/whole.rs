@@ -62,9 +62,9 @@ async fn folded(running: &mut Running, ask: &Ask, drain_expired: &mut Expired) -
         if seen.outputs > 0 {
             let now = Instant::now();
             clocks.output(now);
-            running.account.output(meter.count(), now);
+            running.output(meter.count(), now);
         } else {
-            running.account.counted(meter.count());
+            running.counted(meter.count());
         }
         if let Some(message) = &seen.failed {
             return Err(errors::in_stream(message));
@@ -73,7 +73,7 @@ async fn folded(running: &mut Running, ask: &Ask, drain_expired: &mut Expired) -
     }
     meter.finish(&mut discarded);
     let count = meter.count();
-    running.account.counted(count);
+    running.counted(count);
     running.account.unreadable(meter.unreadable());
     fold.finish(&count).map_err(|error| lost(&error.to_string()))
 }
@@ -91,7 +91,7 @@ async fn passed_through(running: &mut Running, ask: &Ask, drain_expired: &mut Ex
     }
     let (reply, count) = usage::of_reply(ask, reply.freeze());
     if let Some(count) = count {
-        running.account.counted(count);
+        running.counted(count);
     }
     Ok(reply)
 }

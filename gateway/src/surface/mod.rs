@@ -16,6 +16,7 @@ pub mod usage;
 use bytes::Bytes;
 
 use crate::error::Dialect;
+use crate::queue::Prefix;
 
 /// One API that clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +129,10 @@ pub struct Ask {
     pub prompts: u32,
     /// How many choices are generated for each prompt (`n`).
     pub choices: u32,
+    /// Output tokens of each choice at most.
+    pub output_cap: u32,
+    /// The beginning of the prompt.
+    pub prefix: Prefix,
     /// The body for llama-server.
     pub upstream_body: Bytes,
 }

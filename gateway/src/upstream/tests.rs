@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::*;
-use crate::queue::Ticket;
+use crate::queue::fixture;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -173,9 +173,12 @@ impl World {
             connect_timeout: HOUR,
             probe_interval: Duration::from_millis(10),
             probe_timeout: HOUR,
+            inspect_interval: HOUR,
+            wedged_after: HOUR,
+            resolve_interval: HOUR,
         };
         tune(&mut config);
-        let (queue, tasks, stop) = (Queue::new(8), TaskTracker::new(), CancellationToken::new());
+        let (queue, tasks, stop) = (fixture::queue(), TaskTracker::new(), CancellationToken::new());
         let upstream = Upstream::start(&config, queue.clone(), &tasks, &stop).unwrap();
         Self { upstream, queue, tasks, stop }
     }
@@ -232,7 +235,7 @@ async fn a_replica_that_loads_its_model_takes_requests_once_it_is_ready() {
     let world = World::start(&[fake.address], |_| ());
     fake.probed(2).await;
     assert_eq!(world.upstream.readiness(), Readiness::Loading);
-    let waiting = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap();
+    let waiting = world.queue.enter(fixture::ticket("t", 1)).unwrap();
     fake.set(Mood::Ready { slots: 1 });
     assert_eq!(waiting.await.unwrap().replica(), ReplicaId(0));
 }
@@ -278,7 +281,7 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     world.reaches(0, State::Ready, 2).await;
     world.reaches(1, State::Ready, 1).await;
     dead.die().await;
-    let slot = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap().await.unwrap();
+    let slot = world.queue.enter(fixture::ticket("t", 1)).unwrap().await.unwrap();
     assert_eq!(slot.replica(), ReplicaId(0));
     // The first attempts may meet the pooled connection of the probe before its end was noticed.
     let error = loop {
@@ -289,7 +292,7 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     };
     assert!(matches!(error, SendError::Connect { .. }), "{error}");
     drop(slot);
-    let next = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap().await.unwrap();
+    let next = world.queue.enter(fixture::ticket("t", 1)).unwrap().await.unwrap();
     assert_eq!(next.replica(), ReplicaId(1));
 }
 
@@ -457,8 +460,11 @@ async fn urls_and_keys_that_cannot_work_are_refused() {
             connect_timeout: HOUR,
             probe_interval: HOUR,
             probe_timeout: HOUR,
+            inspect_interval: HOUR,
+            wedged_after: HOUR,
+            resolve_interval: HOUR,
         };
-        let upstream = Upstream::start(&config, Queue::new(1), &TaskTracker::new(), &CancellationToken::new());
+        let upstream = Upstream::start(&config, fixture::queue(), &TaskTracker::new(), &CancellationToken::new());
         upstream.err().map(|error| error.to_string()).unwrap_or_default()
     };
     let url = |url| start(&[url], PathBuf::new());

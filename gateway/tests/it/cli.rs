@@ -21,8 +21,8 @@ fn check(toml: &str) -> (bool, String) {
 fn check_config_says_what_is_wrong_and_where() {
     assert!(check("[server]\nlisten = \"0.0.0.0:80\"").0);
     assert!(check("").0);
-    let (good, text) = check("[queue]\nmax_wating = 3");
-    assert!(!good && text.contains("max_wating") && text.contains("max_waiting"), "{text}");
+    let (good, text) = check("[queue]\nordr = \"fair\"");
+    assert!(!good && text.contains("queue.ordr") && text.contains("queue.order"), "{text}");
     for (toml, named) in [
         ("[timeouts]\nsilence = 5", "silence"),
         ("[timeouts]\nsilence = \"soon\"", "soon"),

@@ -159,7 +159,7 @@ fn more_choices_than_slots_are_refused() {
 #[test]
 fn a_full_queue_refuses_with_a_time_to_come_back() {
     let stub = Stub::start(1);
-    let gateway = Gateway::with_config(&stub.url(), "[queue]\nmax_waiting = 1");
+    let gateway = Gateway::with_config(&stub.url(), "[policies.default]\nqueued_requests = 1");
     stub.plan_next(held());
     let first = send(&gateway, &chat_stream(9));
     stub.wait_held(0);
@@ -178,7 +178,8 @@ fn a_full_queue_refuses_with_a_time_to_come_back() {
 #[test]
 fn waiting_has_a_deadline_that_is_told_before_or_inside_the_stream() {
     let stub = Stub::start(1);
-    let config = "[timeouts]\nqueue = \"500ms\"\nearly_open = \"50ms\"\nkeep_alive = \"50ms\"";
+    let config =
+        "[policies.default]\nmax_queue_wait = \"500ms\"\n[timeouts]\nearly_open = \"50ms\"\nkeep_alive = \"50ms\"";
     let gateway = Gateway::with_config(&stub.url(), config);
     stub.plan_next(held());
     let first = send(&gateway, &chat_stream(9));
