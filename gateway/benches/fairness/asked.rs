@@ -35,13 +35,8 @@ pub(crate) fn chat(messages: &Value, tokens: u32) -> Value {
 
 /// Sends a streamed chat and reads on to its end. What had arrived when the stream broke is kept.
 pub(crate) fn ask(gateway: SocketAddr, key: &str, body: &Value) -> Asked {
-    let mut asked = Asked {
-        sent: Instant::now(),
-        texts: Vec::new(),
-        answer: String::new(),
-        prompt_tokens: 0,
-        cached_tokens: 0,
-    };
+    let mut asked =
+        Asked { sent: Instant::now(), texts: Vec::new(), answer: String::new(), prompt_tokens: 0, cached_tokens: 0 };
     // The end of a phase breaks what still runs.
     read(gateway, key, body, &mut asked).ok();
     asked

@@ -71,7 +71,10 @@ impl Sum {
 /// Measures and reports; tells whether everything held that must.
 pub(crate) fn measure(plan: &Plan) -> bool {
     let engine = Engine::start(Options::speaking().slots(2));
-    say(&format!("2 slots; flood keeps {} requests outstanding; trickle asks every {:?}", plan.outstanding, plan.pause));
+    say(&format!(
+        "2 slots; flood keeps {} requests outstanding; trickle asks every {:?}",
+        plan.outstanding, plan.pause
+    ));
     let alone = Phase {
         engine: &engine,
         config: "",
@@ -133,7 +136,10 @@ fn throughput(first_come: &Sum, fair: &Sum) -> bool {
         return verdict(&text, ratio >= THROUGHPUT);
     }
     print(&format!("{text}: other work disturbed this, so CPU time decides"));
-    verdict(&format!("flood's tokens per second of CPU time: {per_cpu:.3} (at least {THROUGHPUT})"), per_cpu >= THROUGHPUT)
+    verdict(
+        &format!("flood's tokens per second of CPU time: {per_cpu:.3} (at least {THROUGHPUT})"),
+        per_cpu >= THROUGHPUT,
+    )
 }
 
 fn verdict(text: &str, held: bool) -> bool {

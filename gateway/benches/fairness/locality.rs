@@ -108,5 +108,7 @@ fn talk(gateway: &Gateway, key: &str, phase: &str, number: usize, over: &AtomicB
 
 /// About 450 tokens that no other conversation begins with.
 fn background(phase: &str, number: usize) -> String {
-    (0..24).map(|line| format!("Note {line} of talk {number} ({phase}): the river was calm and the boat was small. ")).collect()
+    (0..24)
+        .map(|line| format!("Note {line} of talk {number} ({phase}): the river was calm and the boat was small. "))
+        .collect()
 }
