@@ -112,8 +112,8 @@ fn classes_that_both_wait_have_their_shares_and_none_is_starved() {
                   [tenants.later]\npolicy = \"later\"";
     let mut line = Line::new(config);
     let [now, also_now, later] = ["now", "also-now", "later"].map(|tenant| line.gateway.create_key(tenant));
+    (100..106).for_each(|number| line.push(&later, &[], number));
     for number in 0..6 {
-        line.push(&later, &[], 100 + number);
         line.push(&now, &[], 200 + number);
         line.push(&also_now, &[], 300 + number);
     }
