@@ -59,7 +59,7 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
         app.refuse(dialect, &arrival.request_id, &rejection)
     };
-    let pass = match app.limits.enter(&arrival.caller, &arrival.terms) {
+    let pass = match app.limits.enter(&arrival.caller, &arrival.terms, arrival.timestamp) {
         Ok(pass) => pass,
         Err(rejection) => return refuse(rejection),
     };
@@ -128,7 +128,7 @@ async fn begin(
     let prompt = app.counter.count(&app.upstream, ask).await?.tokens;
     let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
-    let reservation = pass.reserve(Need { prompt, output })?;
+    let mut reservation = pass.reserve(Need { prompt, output })?;
     let subject = Subject {
         request_id: arrival.request_id.clone(),
         tenant: arrival.caller.tenant.clone(),
@@ -137,7 +137,7 @@ async fn begin(
         surface,
         arrived: arrival.timestamp,
     };
-    let charge = app.ledger.admit(subject.clone())?;
+    let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
     let account = Account::begin(charge, subject, reservation, (arrival.at, arrival.client.clone()), app.books());
     Ok((account, Work { prompt, output }))
 }
