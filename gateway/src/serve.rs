@@ -72,7 +72,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         authenticator: Authenticator::open(&directory)?,
         bounds: Bounds::new(&config.requests)?,
         limits: limit::Limits::new(clock.clone()),
-        counter: Counter::default(),
+        counter: Counter::new(metrics.clone()),
         policies,
         metrics,
         counts: Arc::default(),
