@@ -112,10 +112,15 @@ impl Counter {
             }
         };
         self.metrics.prompt_counts_total.with_label_values(&[by]).inc();
-        match tokens {
-            Some(tokens) => fits(ask, tokens, context).map(|()| Counted { tokens, exact: true }),
-            None => Ok(Counted { tokens: estimate(ask, context), exact: false }),
+        let counted = match tokens {
+            Some(tokens) => Counted { tokens, exact: true },
+            None => Counted { tokens: estimate(ask, context), exact: false },
+        };
+        tracing::debug!(surface = ask.surface.label(), tokens = counted.tokens, by, "prompt counted");
+        if counted.exact {
+            fits(ask, counted.tokens, context)?;
         }
+        Ok(counted)
     }
 
     /// Asks llama-server. `None`: it cannot tell.
