@@ -75,7 +75,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         authenticator,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
-        counter: Counter::default(),
+        counter: Counter::new(metrics.clone()),
         policies,
         metrics,
         counts: Arc::default(),
