@@ -270,8 +270,9 @@ fn assert_bucket_is_its_ledger(gateway: &Gateway, tenant: &str, capacity: f64) {
         let metrics = gateway.metrics();
         let tokens = |row: &Value| row["prompt_tokens"].as_f64().unwrap() + row["completion_tokens"].as_f64().unwrap();
         let ledger = rows.iter().filter(|row| row["tenant"] == tenant).map(tokens).sum::<f64>();
-        let [level, refilled, settled, open] = ["level", "refilled_total", "settled_total", "open"]
-            .map(|name| series(&metrics, &format!("token_bucket_{name}"), tenant));
+        let [level, refilled, settled, open] =
+            ["token_bucket_level", "token_bucket_refilled", "token_bucket_settled", "token_reservations_open"]
+                .map(|name| series(&metrics, name, tenant));
         (rows.iter().all(is_settled) && settled == ledger && open == 0.0)
             .then_some((level, capacity + refilled - ledger))
     });
