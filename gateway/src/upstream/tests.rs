@@ -187,13 +187,14 @@ impl World {
     async fn reaches(&self, id: usize, state: State, slots: u32) {
         let mut watch = self.upstream.watch();
         let there = |all: &Vec<ReplicaStatus>| {
-            let facts = all[id].facts.as_ref();
-            all[id].state == state && facts.map_or(0, |facts| facts.total_slots) == slots
+            let one = all.iter().find(|one| one.id == ReplicaId(id));
+            let total = |one: &ReplicaStatus| one.facts.as_ref().map_or(0, |facts| facts.total_slots);
+            one.is_some_and(|one| one.state == state && total(one) == slots)
         };
         let reached = timeout(Duration::from_secs(30), watch.wait_for(there)).await;
         assert!(reached.is_ok(), "{:?}", self.upstream.snapshot());
         drop(reached);
-        let load = self.queue.load()[id];
+        let load = self.queue.load().into_iter().find(|load| load.replica == ReplicaId(id)).unwrap();
         assert_eq!((load.total, load.ready), (slots, state == State::Ready), "the queue knows as soon as the board");
     }
 
