@@ -170,7 +170,7 @@ impl Way<'_> {
         // Nothing was sent to a replica that cannot be connected to, so the request goes back to its place, and any
         // replica may be asked. One that refuses is out of the queue by now: each attempt but a few meets another one.
         for _ in 1..MAX_ATTEMPTS {
-            if !sent.as_ref().is_err_and(SendError::is_unsent) {
+            if !sent.as_ref().is_err_and(SendError::is_unsent) || Instant::now() >= self.deadline {
                 break;
             }
             slot = self.wait(slot.unused()).await?;

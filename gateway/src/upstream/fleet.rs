@@ -127,7 +127,7 @@ impl Fleet {
     }
 
     /// A target has these addresses now.
-    fn found(&self, place: usize, addresses: BTreeSet<SocketAddr>) {
+    pub(super) fn found(&self, place: usize, addresses: BTreeSet<SocketAddr>) {
         let mut members = self.lock();
         if let Some((_, found)) = members.found.get_mut(place) {
             *found = addresses;
@@ -136,7 +136,7 @@ impl Fleet {
     }
 
     /// A look-up failed; but some that left earlier may be done.
-    fn found_nothing(&self) {
+    pub(super) fn found_nothing(&self) {
         self.settle(&mut self.lock());
     }
 
