@@ -142,6 +142,9 @@ impl App {
         match self.upstream.readiness() {
             Readiness::Ready => Ok(()),
             Readiness::Loading => Err(Rejection::model_loading().retry_after(RETRY_AFTER_LOADING)),
+            Readiness::Wedged => Err(Rejection::backend_unavailable()
+                .operator("llama-server answers, but its slots are stuck\n  hint: restart it if this does not pass")
+                .retry_after(RETRY_AFTER)),
             Readiness::Unreachable => Err(Rejection::backend_unavailable().retry_after(RETRY_AFTER)),
         }
     }

@@ -25,6 +25,9 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 /// When to come back, where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// How often a request is sent at most, before a byte of it has been.
+const MAX_ATTEMPTS: u32 = 8;
+
 /// A request that waits for a slot.
 pub(crate) struct Queued {
     pub(crate) ask: Ask,
@@ -200,12 +203,16 @@ impl Way<'_> {
         wait.end();
         let mut slot = slot?;
         self.account.dispatch().await?;
+        // They count from when llama-server is asked, not from the first attempt.
         let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
-        // Nothing was sent to a replica that refuses the connection, so another one may be asked.
-        if matches!(sent, Err(SendError::Connect { .. })) {
+        // Nothing was sent to a replica that cannot be connected to, so the request goes back to its place, and any
+        // replica may be asked. One that refuses is out of the queue by now: each attempt but a few meets another one.
+        for _ in 1..MAX_ATTEMPTS {
+            if !sent.as_ref().is_err_and(SendError::is_unsent) || Instant::now() >= self.deadline {
+                break;
+            }
             slot = self.wait(slot.unused()).await?;
-            // They count from when llama-server is asked, not from the first attempt.
             deadlines = self.deadlines();
             sent = self.send(&slot, &deadlines).await?;
         }

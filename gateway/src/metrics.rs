@@ -29,6 +29,7 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             raising: Mutex<()>,
+            scraping: Mutex<()>,
             $( $(#[doc = $help])+ pub $name: $type, )+
         }
 
@@ -44,7 +45,7 @@ macro_rules! metrics {
                     let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                Ok(Self { registry, raising: Mutex::new(()), $($name),+ })
+                Ok(Self { registry, raising: Mutex::new(()), scraping: Mutex::new(()), $($name),+ })
             }
         }
     };
@@ -90,6 +91,12 @@ metrics! {
     slots_total: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Whether the replica answers and has its model loaded: 1 or 0.
     upstream_ready: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// The state of the replica: 1 for one of ready, loading, down, wedged and leaving, 0 for the others.
+    upstream_state: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "state"]);
+    /// Requests that the replica works on, or keeps waiting, and that did not come through this gateway.
+    upstream_foreign_requests: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// Look-ups of dns:// names that gave no address.
+    upstream_lookup_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Time to first token (TTFT) as the client sees it: from the request's arrival, in seconds.
     time_to_first_token_seconds: HistogramVec =
         |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(FIRST_TOKEN_BUCKETS.into()), &["surface"]);
@@ -123,6 +130,21 @@ impl Metrics {
         // Two scrapes at once would both add the difference.
         let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
         counter.inc_by(counted.saturating_sub(counter.get()));
+    }
+
+    /// Lets `refresh` set what mirrors the state of other rooms, then renders, one scrape after the other. The series of
+    /// replicas begin empty each time, so that none stays of one that is forgotten.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn scrape(&self, refresh: impl FnOnce(&Self)) -> Result<String, Error> {
+        let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        for series in [&self.slots_busy, &self.slots_total, &self.upstream_ready, &self.upstream_foreign_requests] {
+            series.reset();
+        }
+        self.upstream_state.reset();
+        refresh(self);
+        self.render()
     }
 
     /// All metrics in the Prometheus text format.

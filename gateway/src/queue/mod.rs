@@ -26,7 +26,7 @@ pub use prefix::{Prefix, PrefixReader};
 
 mod prefix;
 
-/// One llama-server, by its place in the configuration.
+/// One llama-server. Numbers are given in the order in which replicas are found, and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub usize);
 
@@ -260,6 +260,18 @@ impl Queue {
         drop(state);
         wake(wakers);
     }
+
+    /// Forgets a replica that takes no requests and has none.
+    pub fn remove_replica(&self, id: ReplicaId) {
+        let mut state = self.0.lock();
+        state.replicas.remove(&id);
+        let wakers = state.refuse_too_wide();
+        drop(state);
+        wake(wakers);
+    }
+
+    /// A replica was started anew: nothing is cached there.
+    pub fn replica_restarted(&self, _id: ReplicaId) {}
 
     /// How many requests wait.
     pub fn depth(&self) -> usize {
