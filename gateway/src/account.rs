@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -95,11 +94,6 @@ impl Account {
     /// The id that the client sees as `x-request-id`.
     pub fn request_id(&self) -> &str {
         &self.subject.request_id
-    }
-
-    /// The request has waited for a slot, with or without getting one.
-    pub fn waited(&self, wait: Duration) {
-        self.books.metrics.queue_wait_seconds.observe(wait.as_secs_f64());
     }
 
     /// The request has its slot. When this returns, its row is durable: only then may llama-server be asked.

@@ -156,10 +156,7 @@ struct Way<'a> {
 
 impl Way<'_> {
     async fn go(&mut self, waiting: Waiting) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
-        let entered = Instant::now();
-        let slot = self.wait(waiting).await;
-        self.account.waited(entered.elapsed());
-        let mut slot = slot?;
+        let mut slot = self.wait(waiting).await?;
         self.account.dispatch().await?;
         let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
