@@ -1,0 +1,461 @@
+//! Who waits, in the order in which they are to be served: classes, in each of them the flows of tenants, in each of
+//! those the requests.
+//!
+//! Start-time fair queuing at both levels: the smallest tag goes first and is charged at once; the virtual time is the
+//! start tag of the last one; who comes back is lifted to it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::scheduler::TicketId;
+use super::tag::{Standing, Tag};
+use super::tenants::Tenants;
+use super::{Class, ClassId, Ticket};
+use crate::config::Order;
+
+/// A tenant within a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct FlowId(u64);
+
+/// A request's place within its flow: the earliest deadline first, then the order of arrival. There is no deadline
+/// where arrival alone counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    deadline: Option<Instant>,
+    pub(super) ticket: TicketId,
+}
+
+/// A flow's place within its class: by tag, then fewer slots in flight, then the request that has waited the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    pub(super) tag: Tag,
+    in_flight: u32,
+    pub(super) head: TicketId,
+    pub(super) flow: FlowId,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) id: TicketId,
+    pub(super) ticket: Ticket,
+    /// One at least.
+    pub(super) slots: u32,
+    pub(super) entered: Instant,
+    /// What it was expected to cost when it came.
+    pub(super) cost: f64,
+    /// Where a replica has this link, at least half of the prompt is in its cache.
+    pub(super) halfway: Option<u32>,
+}
+
+/// What a request has been charged.
+#[derive(Debug)]
+pub(super) struct Charge {
+    pub(super) flow: FlowId,
+    class: usize,
+    weight: u32,
+    eras: (u64, u64),
+    charged: (Tag, Tag),
+}
+
+/// The requests of one tenant in one class.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) tenant: Arc<str>,
+    pub(super) class: usize,
+    pub(super) weight: u32,
+    pub(super) standing: Standing,
+    in_flight: u32,
+    pub(super) places: BTreeMap<Place, Box<Waiter>>,
+    /// Those that are too wide for every ready replica: they hold nobody up.
+    pub(super) stranded: BTreeMap<Place, Box<Waiter>>,
+    /// The places by key, since each key has its own cap.
+    lines: HashMap<Arc<str>, Line>,
+    /// The first place of each key that is below its cap.
+    heads: BTreeSet<Place>,
+    /// Its place in the class, and how many slots its head needs. `None`: it has nothing that may run.
+    pub(super) turn: Option<(u32, Turn)>,
+    /// The cost of all places.
+    pub(super) queued: f64,
+    /// How many times in a row it was passed over although it was its turn.
+    pub(super) passes: u32,
+    /// Units of cost that it has been given since the last look at the shares.
+    pub(super) got: f64,
+    /// It has had something to run ever since the last look.
+    pub(super) steady: bool,
+}
+
+impl Flow {
+    /// Whether a request of this key would be the first that may run, as far as caps allow.
+    pub(super) fn nobody_before(&self, key: &str) -> bool {
+        self.heads.is_empty() && !self.lines.contains_key(key)
+    }
+}
+
+/// The requests of one key.
+#[derive(Debug, Default)]
+struct Line {
+    places: BTreeSet<Place>,
+    /// The first place, while it is among the heads.
+    head: Option<Place>,
+}
+
+/// A class of flows.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) class: Class,
+    pub(super) standing: Standing,
+    in_flight: u32,
+    /// The virtual time of its flows.
+    pub(super) now: Tag,
+    /// The flows that have something to run, by the slots that their heads need.
+    turns: BTreeMap<u32, BTreeSet<Turn>>,
+    /// Flows that have nothing to run or running, with a tag that is still ahead of the virtual time.
+    resting: BTreeSet<(Tag, FlowId)>,
+    /// How many requests wait, and what they cost.
+    pub(super) waiting: (usize, f64),
+}
+
+impl Lane {
+    /// The first flow whose head needs no more slots than that.
+    pub(super) fn first(&self, widest: u32) -> Option<Turn> {
+        self.turns.range(..=widest).filter_map(|(_, turns)| turns.first()).min().copied()
+    }
+
+    /// Flows up to a tag, in order for each number of slots.
+    pub(super) fn until(&self, tag: Tag) -> impl Iterator<Item = &Turn> {
+        self.turns.values().flat_map(move |turns| turns.iter().take_while(move |turn| turn.tag <= tag))
+    }
+
+    /// All flows that have something to run.
+    pub(super) fn turns(&self) -> impl Iterator<Item = &Turn> {
+        self.turns.values().flatten()
+    }
+}
+
+/// Everybody who waits or runs.
+#[derive(Debug)]
+pub(super) struct Flows {
+    order: Order,
+    pub(super) lanes: Vec<Lane>,
+    /// The virtual time of the classes.
+    pub(super) now: Tag,
+    flows: HashMap<FlowId, Flow>,
+    pub(super) tenants: Tenants,
+    waiting: HashMap<TicketId, (FlowId, Place)>,
+    created: u64,
+    /// Nobody is lifted: for tests that show what the lift is for.
+    #[cfg(test)]
+    pub(super) no_lift: bool,
+}
+
+impl Flows {
+    pub(super) fn new(order: Order, classes: Vec<Class>) -> Self {
+        let lane = |class| Lane {
+            class,
+            standing: Standing::default(),
+            in_flight: 0,
+            now: Tag::ZERO,
+            turns: BTreeMap::new(),
+            resting: BTreeSet::new(),
+            waiting: (0, 0.0),
+        };
+        Self {
+            order,
+            lanes: classes.into_iter().map(lane).collect(),
+            now: Tag::ZERO,
+            flows: HashMap::new(),
+            tenants: Tenants::default(),
+            waiting: HashMap::new(),
+            created: 0,
+            #[cfg(test)]
+            no_lift: false,
+        }
+    }
+
+    pub(super) fn get(&self, id: FlowId) -> Option<&Flow> {
+        self.flows.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
+        self.flows.iter().map(|(&id, flow)| (id, flow))
+    }
+
+    /// How many requests wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn find(&self, ticket: TicketId) -> Option<(FlowId, Place)> {
+        self.waiting.get(&ticket).copied()
+    }
+
+    pub(super) fn first_come(&self) -> bool {
+        self.order == Order::FirstCome
+    }
+
+    /// The flow whose turn it is among those whose heads need no more slots than that.
+    pub(super) fn first(&self, widest: u32) -> Option<Turn> {
+        let firsts = self.lanes.iter().enumerate().filter_map(|(i, lane)| Some((i, lane, lane.first(widest)?)));
+        if self.first_come() {
+            return firsts.map(|(_, _, turn)| turn).min();
+        }
+        let rank = |(i, lane, turn): &(usize, &Lane, Turn)| {
+            if lane.class.strict {
+                (false, Tag::arrival(*i as u64), 0, turn.head)
+            } else {
+                (true, lane.standing.tag, lane.in_flight, turn.head)
+            }
+        };
+        firsts.min_by_key(rank).map(|(_, _, turn)| turn)
+    }
+
+    /// The flow of a tenant in a class, as if it had just come if there is none yet.
+    pub(super) fn flow_of(&self, tenant: &str, class: usize) -> Option<FlowId> {
+        self.tenants.flows(tenant).find(|id| self.flows.get(id).is_some_and(|flow| flow.class == class))
+    }
+
+    /// A request joins, or comes back to where it was.
+    pub(super) fn join(&mut self, waiter: Box<Waiter>, stranded: bool) {
+        let class = self.class_of(&waiter.ticket);
+        let id = self.flow_of(&waiter.ticket.tenant, class).unwrap_or_else(|| self.create(&waiter.ticket, class));
+        let deadline = (!self.first_come()).then_some(waiter.ticket.deadline);
+        let place = Place { deadline, ticket: waiter.id };
+        let (Some(flow), Some(lane)) = (self.flows.get_mut(&id), self.lanes.get_mut(class)) else { return };
+        lane.resting.remove(&(flow.standing.tag, id));
+        self.waiting.insert(waiter.id, (id, place));
+        self.tenants.waits(&waiter.ticket, 1);
+        flow.weight = waiter.ticket.weight;
+        let key = waiter.ticket.key.clone();
+        if stranded {
+            flow.stranded.insert(place, waiter);
+        } else {
+            flow.queued += waiter.cost;
+            lane.waiting = (lane.waiting.0 + 1, lane.waiting.1 + waiter.cost);
+            flow.lines.entry(key.clone()).or_default().places.insert(place);
+            flow.places.insert(place, waiter);
+        }
+        self.refresh_line(id, &key);
+        self.refresh(id);
+    }
+
+    /// A request stops waiting. Its flow stays until it is told to [`rest`](Self::rest).
+    pub(super) fn take(&mut self, ticket: TicketId) -> Option<Box<Waiter>> {
+        let (id, place) = self.waiting.remove(&ticket)?;
+        let flow = self.flows.get_mut(&id)?;
+        let waiter = match flow.stranded.remove(&place) {
+            Some(waiter) => waiter,
+            None => {
+                let waiter = flow.places.remove(&place)?;
+                // Sums of many floating-point numbers drift; an empty queue costs nothing.
+                flow.queued = if flow.places.is_empty() { 0.0 } else { flow.queued - waiter.cost };
+                if let Some(line) = flow.lines.get_mut(&waiter.ticket.key) {
+                    line.places.remove(&place);
+                }
+                let lane = self.lanes.get_mut(flow.class)?;
+                let (count, cost) = (lane.waiting.0 - 1, lane.waiting.1 - waiter.cost);
+                lane.waiting = if count == 0 { (0, 0.0) } else { (count, cost) };
+                waiter
+            }
+        };
+        self.tenants.waits(&waiter.ticket, -1);
+        self.refresh_line(id, &waiter.ticket.key);
+        self.refresh(id);
+        Some(waiter)
+    }
+
+    /// A request of the flow takes slots; with `slots` below zero, gives them back.
+    pub(super) fn occupy(&mut self, id: FlowId, ticket: &Ticket, slots: i64) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let add = |count: u32| u32::try_from(i64::from(count) + slots).unwrap_or_default();
+        flow.in_flight = add(flow.in_flight);
+        if let Some(lane) = self.lanes.get_mut(flow.class) {
+            lane.in_flight = add(lane.in_flight);
+        }
+        self.tenants.occupies(ticket, slots);
+        // The caps of the tenant and of the key hold in all classes.
+        for id in self.tenants.flows(&ticket.tenant).collect::<Vec<_>>() {
+            self.refresh_line(id, &ticket.key);
+            self.refresh(id);
+        }
+    }
+
+    /// A request is dispatched in the turn of `first`: the virtual time moves on, and what it will cost is charged.
+    pub(super) fn charge(&mut self, id: FlowId, first: Tag, cost: f64) -> Option<Charge> {
+        let fair = !self.first_come();
+        let flow = self.flows.get(&id)?;
+        let lane = self.lanes.get_mut(flow.class)?;
+        if fair {
+            lane.now = lane.now.max(first);
+            if !lane.class.strict {
+                self.now = self.now.max(lane.standing.tag);
+            }
+        }
+        let mut charge = Charge {
+            flow: id,
+            class: flow.class,
+            weight: flow.weight,
+            eras: (flow.standing.era(), lane.standing.era()),
+            charged: (Tag::ZERO, Tag::ZERO),
+        };
+        self.forget_rested(charge.class);
+        self.recharge(&mut charge, cost);
+        Some(charge)
+    }
+
+    /// A request turns out to cost this much.
+    pub(super) fn recharge(&mut self, charge: &mut Charge, cost: f64) {
+        let (Some(flow), Some(lane)) = (self.flows.get_mut(&charge.flow), self.lanes.get_mut(charge.class)) else {
+            return;
+        };
+        let due = (Tag::of(cost, charge.weight), Tag::of(cost, lane.class.weight));
+        flow.standing.charge(due.0 - charge.charged.0, charge.eras.0);
+        lane.standing.charge(due.1 - charge.charged.1, charge.eras.1);
+        charge.charged = due;
+        self.refresh(charge.flow);
+    }
+}
+
+/// Keeping the order up to date.
+impl Flows {
+    pub(super) fn class_of(&self, ticket: &Ticket) -> usize {
+        let ClassId(class) = ticket.class;
+        class.min(self.lanes.len().saturating_sub(1))
+    }
+
+    fn create(&mut self, ticket: &Ticket, class: usize) -> FlowId {
+        let id = FlowId(self.created);
+        self.created += 1;
+        let flow = Flow {
+            tenant: ticket.tenant.clone(),
+            class,
+            weight: ticket.weight,
+            standing: Standing::default(),
+            in_flight: 0,
+            places: BTreeMap::new(),
+            stranded: BTreeMap::new(),
+            lines: HashMap::new(),
+            heads: BTreeSet::new(),
+            turn: None,
+            queued: 0.0,
+            passes: 0,
+            got: 0.0,
+            steady: false,
+        };
+        self.flows.insert(id, flow);
+        self.tenants.add_flow(&ticket.tenant, id);
+        id
+    }
+
+    /// The line of a key, or the use of its slots, has changed.
+    fn refresh_line(&mut self, id: FlowId, key: &Arc<str>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(line) = flow.lines.get_mut(key) else { return };
+        if let Some(head) = line.head.take() {
+            flow.heads.remove(&head);
+        }
+        let Some(&first) = line.places.first() else {
+            flow.lines.remove(key);
+            return;
+        };
+        let waiter = flow.places.get(&first);
+        if waiter.is_some_and(|waiter| self.tenants.key_may_run(&waiter.ticket, waiter.slots)) {
+            line.head = Some(first);
+            flow.heads.insert(first);
+        }
+    }
+
+    /// Something about a flow has changed: what it would run next, its tag or its slots.
+    fn refresh(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(flow.class) else { return };
+        let head = flow.heads.first().and_then(|place| flow.places.get(place));
+        let head = head.filter(|head| self.tenants.tenant_may_run(&head.ticket, head.slots));
+        let before = flow.turn.take();
+        if let Some((slots, turn)) = before
+            && let Some(turns) = lane.turns.get_mut(&slots)
+        {
+            turns.remove(&turn);
+            if turns.is_empty() {
+                lane.turns.remove(&slots);
+            }
+        }
+        let Some(head) = head else {
+            flow.steady = false;
+            return;
+        };
+        #[cfg(test)]
+        let lift = !self.no_lift;
+        #[cfg(not(test))]
+        let lift = true;
+        // Whoever had nothing that could run, for want of requests or because of a cap, has saved nothing up.
+        if before.is_none() && lift {
+            flow.standing.lift(lane.now);
+            if lane.turns.is_empty() {
+                lane.standing.lift(self.now);
+            }
+        }
+        let tag = if self.order == Order::FirstCome { Tag::arrival(head.id.0) } else { flow.standing.tag };
+        let turn = Turn { tag, in_flight: flow.in_flight, head: head.id, flow: id };
+        flow.turn = Some((head.slots, turn));
+        lane.turns.entry(head.slots).or_default().insert(turn);
+    }
+
+    /// To be told when a request of a flow is over or has left: a flow that has nothing left is forgotten as soon as
+    /// the virtual time has caught up with it, since it would be lifted to that anyway.
+    pub(super) fn rest(&mut self, id: FlowId) {
+        #[cfg(test)]
+        if self.no_lift {
+            return;
+        }
+        if self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.in_flight == 0) {
+            self.start_over();
+            return;
+        }
+        let Some(flow) = self.flows.get(&id) else { return };
+        if flow.in_flight > 0 || !flow.places.is_empty() || !flow.stranded.is_empty() {
+            return;
+        }
+        let (tag, class) = (flow.standing.tag, flow.class);
+        if let Some(lane) = self.lanes.get_mut(class) {
+            lane.resting.insert((tag, id));
+        }
+        self.forget_rested(class);
+    }
+
+    fn forget_rested(&mut self, class: usize) {
+        let Some(lane) = self.lanes.get_mut(class) else { return };
+        while let Some(&(tag, id)) = lane.resting.first()
+            && tag <= lane.now
+        {
+            lane.resting.pop_first();
+            if let Some(flow) = self.flows.remove(&id) {
+                self.tenants.remove_flow(&flow.tenant, id);
+            }
+        }
+    }
+
+    /// What flows are given counts from now on.
+    pub(super) fn start_look(&mut self) {
+        for flow in self.flows.values_mut() {
+            (flow.got, flow.steady) = (0.0, flow.turn.is_some());
+        }
+    }
+
+    /// Nobody waits and nothing runs: what was, counts no more.
+    fn start_over(&mut self) {
+        self.flows.clear();
+        self.tenants = Tenants::default();
+        self.now = Tag::ZERO;
+        for lane in &mut self.lanes {
+            (lane.standing, lane.now) = (Standing::default(), Tag::ZERO);
+            lane.resting.clear();
+        }
+    }
+}
