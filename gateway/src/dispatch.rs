@@ -21,7 +21,7 @@ use crate::upstream::{Readiness, ReplyBody, SendError, errors};
 
 /// Bytes of an error reply of llama-server that are read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// When to come back, where nothing better is known.
+/// When to come back, where nothing better is known: a replica that has gone away is looked for every second.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A request that waits for a slot.
@@ -130,10 +130,12 @@ fn refused(refusal: &Refusal, ask: &Ask) -> Rejection {
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
     let Queued { ask, work, mut account, waiting, deadline, total } = queued;
+    let replaced = account.replaced();
     let mut way = Way { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {
         answered = way.go(waiting) => answered,
         () = app.drain.expired() => Err(Rejection::draining()),
+        () = replaced.cancelled() => Err(Rejection::replaced()),
     };
     match answered {
         Ok((body, slot, deadlines)) => Ok(Running::new(body, slot, account, deadlines, app.upstream.clone())),
@@ -181,10 +183,13 @@ impl Way<'_> {
         Err(errors::rejection(head.status, &text))
     }
 
-    async fn wait(&self, waiting: Waiting) -> Result<Slot, Rejection> {
-        match timeout_at(self.deadline, waiting).await {
+    async fn wait(&self, mut waiting: Waiting) -> Result<Slot, Rejection> {
+        match timeout_at(self.deadline, &mut waiting).await {
             Ok(slot) => slot.map_err(|refusal| refused(&refusal, self.ask)),
-            Err(_elapsed) => Err(expired(Reason::QueueTimeout).retry_after(RETRY_AFTER)),
+            // Another one would have to wait as long as this one would still have had to.
+            Err(_elapsed) => {
+                Err(expired(Reason::QueueTimeout).retry_after(waiting.outlook().wait.unwrap_or(RETRY_AFTER)))
+            }
         }
     }
 

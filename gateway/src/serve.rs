@@ -18,6 +18,7 @@ use crate::limit;
 use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::{self, Queue};
+use crate::retries::Retries;
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
@@ -73,6 +74,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         bounds: Bounds::new(&config.requests)?,
         limits: limit::Limits::new(clock.clone()),
         counter: Counter::default(),
+        retries: Retries::default(),
         policies,
         metrics,
         counts: Arc::default(),
