@@ -57,6 +57,7 @@ fn refresh(app: &App) {
         let busy = load.map_or(0, |load| load.in_flight);
         metrics.slots_busy.with_label_values(&[&*replica.address]).set(i64::from(busy));
     }
+    app.limits.observe(metrics);
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));

@@ -102,14 +102,14 @@ async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Re
         }
     };
     let is_retry = patience.retries > 0;
-    let pass = (!is_retry).then(|| app.limits.enter(caller, terms).inspect_err(owe)).transpose()?;
+    let pass = (!is_retry).then(|| app.limits.enter(caller, terms, arrival.timestamp).inspect_err(owe)).transpose()?;
     let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
     let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
     let pass = match pass {
         Some(pass) => pass,
         None => {
             live.alone().await;
-            app.limits.enter(caller, terms)?
+            app.limits.enter(caller, terms, arrival.timestamp)?
         }
     };
     Ok(Entered { ask, model, pass, live })
@@ -157,7 +157,7 @@ async fn begin(
     let prompt = app.counter.count(&app.upstream, ask).await?.tokens;
     let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
-    let reservation = pass.reserve(Need { prompt, output })?;
+    let mut reservation = pass.reserve(Need { prompt, output })?;
     let subject = Subject {
         request_id: arrival.request_id.clone(),
         tenant: arrival.caller.tenant.clone(),
@@ -166,7 +166,7 @@ async fn begin(
         surface,
         arrived: arrival.timestamp,
     };
-    let charge = app.ledger.admit(subject.clone())?;
+    let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
     let account =
         Account::begin(charge, subject, Held { reservation, live }, (arrival.at, arrival.client.clone()), app.books());
     Ok((account, Work { prompt, output }))

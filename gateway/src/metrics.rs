@@ -55,6 +55,23 @@ metrics! {
     refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);
     /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion.
     tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
+    /// Requests that a limit of the tenant or of one of its keys refused, by limit.
+    limit_refusals_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "limit"]);
+    /// Tokens a minute of the tenant: the highest level of its bucket.
+    token_bucket_capacity: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant may use now: capacity + refilled - settled - open reservations. Below zero: a debt.
+    token_bucket_level: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that time has put into the tenant's bucket, less what it had put in for unused reservations.
+    token_bucket_refilled: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant's requests took out of the bucket for good.
+    token_bucket_settled: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant's running requests hold.
+    token_reservations_open: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens settled in the tenant's bucket since the start, less those of its accounts (tokens_total). Anything but
+    /// zero that stays is a fault of the gateway.
+    token_bucket_drift: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens of the tenant's settled requests that arrived in this day or month (UTC), where it has a quota.
+    quota_used_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "period"]);
     /// Requests that wait for a slot now.
     queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Time from entering the queue to getting a slot or giving up, in seconds.

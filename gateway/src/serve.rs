@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
 use crate::metrics::Metrics;
@@ -59,6 +60,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
+    let authenticator = Authenticator::open(&directory)?;
+    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
     let metrics = Arc::new(Metrics::new()?);
     let order = queue::Settings {
         order: config.queue.order,
@@ -70,9 +73,9 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();
     let app = Arc::new(App {
-        authenticator: Authenticator::open(&directory)?,
+        authenticator,
         bounds: Bounds::new(&config.requests)?,
-        limits: limit::Limits::new(clock.clone()),
+        limits: used,
         counter: Counter::default(),
         retries: Retries::default(),
         policies,
@@ -109,6 +112,25 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     writer.close().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The limits, with what the ledger says was used before.
+fn limits_of(
+    directory: &Path,
+    clock: &Clock,
+    policies: &Policies,
+    authenticator: &Authenticator,
+) -> anyhow::Result<limit::Limits> {
+    let limits = limit::Limits::new(clock.clone());
+    let who = |tenant: &str, key_id: &str| {
+        // A key that is gone leaves what its tenant used.
+        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None };
+        let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
+        let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
+        Some((caller, terms))
+    };
+    limits.restore(&Reader::open(directory)?, who)?;
+    Ok(limits)
 }
 
 fn tls(config: &Config) -> anyhow::Result<Option<Tls>> {

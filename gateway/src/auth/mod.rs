@@ -86,6 +86,11 @@ impl Authenticator {
         Arc::clone(&self.snapshot.load().tenants)
     }
 
+    /// The caller behind a key id, whether the key is valid or not: for what it did before.
+    pub fn caller(&self, key_id: &str) -> Option<Caller> {
+        self.snapshot.load().records.get(key_id).map(|record| record.caller.clone())
+    }
+
     /// Finds the caller by the one credential in the headers: `Authorization: Bearer`, `x-api-key` or `api-key`.
     ///
     /// # Errors
