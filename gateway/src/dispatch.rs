@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::account::{Account, Answered};
 use crate::app::App;
-use crate::count::without_cache;
 use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
 use crate::queue::{Caps, Refusal, Slot, Ticket, Waiting, Work};
@@ -208,8 +207,8 @@ impl Way<'_> {
         deadlines: &Deadlines,
     ) -> Result<Result<http::Response<ReplyBody>, SendError>, Rejection> {
         let path = self.ask.surface.upstream_path();
-        let body = &self.ask.upstream_body;
-        let body = if slot.may_use_cache() { body.clone() } else { without_cache(body) };
+        let ask = self.ask;
+        let body = if slot.may_use_cache() { ask.upstream_body.clone() } else { ask.without_cache()? };
         let asked = self.app.upstream.send(slot.replica(), path, body);
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let streams = self.ask.upstream_streams;

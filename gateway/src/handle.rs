@@ -30,7 +30,7 @@ use crate::stream::body::{StreamBody, Surroundings};
 use crate::stream::clocks::Clocks;
 use crate::stream::meter::Meter;
 use crate::stream::whole::whole;
-use crate::surface::{Ask, Surface, fields};
+use crate::surface::{Ask, Surface, cached_only, fields};
 use crate::upstream::errors;
 
 /// A request that has passed the gate: who asks, on which connection, since when.
@@ -119,6 +119,9 @@ async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Re
 async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> Result<(Ask, Arc<str>), Rejection> {
     let body = read(app, body).await?;
     let ask = fields::read(surface, &body, &app.bounds, terms.default_output_tokens())?;
+    if terms.private_cache() && !surface.can_avoid_cache() {
+        return Err(cached_only());
+    }
     let model = app.model(ask.model.as_deref())?;
     app.ready()?;
     Ok((ask, model))
@@ -154,7 +157,7 @@ async fn begin(
     arrival: &Arrival,
 ) -> Result<(Account, Work), Rejection> {
     let surface = ask.surface;
-    let prompt = app.counter.count(&app.upstream, ask).await?.tokens;
+    let prompt = app.counter.count(&app.upstream, ask, &arrival.caller.tenant).await?.tokens;
     let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
     let mut reservation = pass.reserve(Need { prompt, output })?;

@@ -17,6 +17,8 @@ const FIRST_TOKEN_BUCKETS: &[f64] =
 const GAP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Waiting starts at nothing and ends at the queue deadline.
 const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// Counting a prompt takes llama-server about a millisecond, and with a body of megabytes seconds.
+const COUNT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Whole requests, up to the 30 minutes that a long answer of a slow model takes.
 const DURATION_BUCKETS: &[f64] =
     &[0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0];
@@ -72,6 +74,12 @@ metrics! {
     token_bucket_drift: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
     /// Tokens of the tenant's settled requests that arrived in this day or month (UTC), where it has a quota.
     quota_used_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "period"]);
+    /// Prompts whose tokens were counted before admission, by how: exact (llama-server was asked), cached (it had been
+    /// asked before), estimate (from the size, because it could not be asked or did not answer in time).
+    prompt_counts_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["by"]);
+    /// Time that counting the tokens of a prompt took where the count was not cached, in seconds.
+    prompt_count_seconds: Histogram =
+        |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(COUNT_BUCKETS.into()));
     /// Requests that wait for a slot now.
     queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Time from entering the queue to getting a slot or giving up, in seconds.

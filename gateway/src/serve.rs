@@ -76,7 +76,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         authenticator,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
-        counter: Counter::default(),
+        counter: Counter::new(metrics.clone()),
         retries: Retries::default(),
         policies,
         metrics,

@@ -8,10 +8,13 @@ mod document;
 pub mod fields;
 mod json;
 pub mod models;
+mod prompt;
 mod rule;
 mod schema;
 mod table;
 pub mod usage;
+
+pub use prompt::{Fingerprint, Pieces, cached_only};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -150,5 +153,27 @@ impl Ask {
         let mut fingerprint = [0; 16];
         fingerprint.copy_from_slice(&digest[..16]);
         fingerprint
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// A request as the gateway reads it.
+    pub(crate) fn ask(surface: Surface, body: &serde_json::Value) -> Ask {
+        let requests = crate::config::Requests {
+            max_output_tokens: 1000,
+            max_json_depth: 64,
+            white_space_keep_alive: false,
+            extra_fields: std::collections::BTreeMap::default(),
+        };
+        let bounds = fields::Bounds::new(&requests).unwrap();
+        fields::read(surface, &Bytes::from(body.to_string()), &bounds, 1000).unwrap()
+    }
+
+    /// A chat with one message.
+    pub(crate) fn chat(text: &str) -> Ask {
+        ask(Surface::Chat, &serde_json::json!({"messages": [{"role": "user", "content": text}]}))
     }
 }

@@ -95,13 +95,17 @@ pub fn rejection(status: StatusCode, body: &[u8]) -> Rejection {
 }
 
 fn context_exceeded(fault: &Fault) -> Rejection {
-    let message = match (fault.n_prompt_tokens, fault.n_ctx) {
-        (Some(prompt), Some(context)) => {
-            format!("the request has {prompt} tokens, more than the context of {context} tokens holds")
-        }
-        _ => "the request has more tokens than the context holds".to_owned(),
-    };
+    if let (Some(prompt), Some(context)) = (fault.n_prompt_tokens, fault.n_ctx) {
+        return too_long("messages", prompt, context);
+    }
+    let message = "the request has more tokens than the context holds";
     Rejection { param: Some("messages".to_owned()), ..Rejection::new(Reason::ContextLengthExceeded, message) }
+}
+
+/// The refusal of a prompt of so many tokens, in the field `param`, by a context of so many.
+pub fn too_long(param: &str, prompt: u64, context: u64) -> Rejection {
+    let message = format!("the request has {prompt} tokens, more than the context of {context} tokens holds");
+    Rejection { param: Some(param.to_owned()), ..Rejection::new(Reason::ContextLengthExceeded, message) }
 }
 
 fn not_supported(message: &str) -> Rejection {

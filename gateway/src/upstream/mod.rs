@@ -142,6 +142,15 @@ impl Upstream {
         ready.chain(replicas.iter()).find_map(|replica| replica.facts.clone())
     }
 
+    /// Tokens in the context of one slot, of the ready replica that has the largest; 0 if one of them does not tell.
+    pub fn context(&self) -> u32 {
+        let replicas = self.board.watch();
+        let replicas = replicas.borrow();
+        let ready = replicas.iter().filter(|replica| replica.state == State::Ready);
+        let contexts = ready.map(|replica| replica.facts.as_ref().map_or(0, |facts| facts.n_ctx));
+        contexts.reduce(|one, other| if one == 0 || other == 0 { 0 } else { one.max(other) }).unwrap_or(0)
+    }
+
     /// Has a replica probed at once: to be called when a reply of it breaks off.
     pub fn mark_suspect(&self, id: ReplicaId) {
         if let Some(replica) = self.replicas.get(id.0) {
@@ -179,14 +188,18 @@ impl Upstream {
     /// # Errors
     /// [`SendError::NoReplica`] if none is ready, and all other kinds.
     pub async fn call(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
-        match timeout(CALL_TIMEOUT, self.call_any(path, body)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(SendError::Timeout),
-        }
+        let asked = async {
+            let _turn = self.calls.acquire().await;
+            self.ask(path, body).await
+        };
+        timeout(CALL_TIMEOUT, asked).await.unwrap_or(Err(SendError::Timeout))
     }
 
-    async fn call_any(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
-        let _turn = self.calls.acquire().await;
+    /// The same for a caller that bounds the number of its requests and their time itself.
+    ///
+    /// # Errors
+    /// [`SendError::NoReplica`] if none is ready, and all other kinds but [`SendError::Timeout`].
+    pub async fn ask(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
         let mut failure = None;
         // Who cannot be connected to has not seen the request, so the next one may be asked.
         while let Some(id) = self.any_ready() {

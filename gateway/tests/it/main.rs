@@ -22,6 +22,7 @@ mod cancel;
 mod chat;
 mod cli;
 mod clients;
+mod count;
 mod dangerous;
 mod drain;
 mod endings;

@@ -36,6 +36,20 @@ pub(crate) enum Step {
     Silence,
 }
 
+/// How the endpoints that count a prompt answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Counting {
+    /// With [`PROMPT_TOKENS`].
+    #[default]
+    Claimed,
+    /// With so many tokens.
+    Tokens(u64),
+    /// 404.
+    Missing,
+    /// Not at all.
+    Silent,
+}
+
 /// The prompt tokens that every answer of the stub claims.
 pub(crate) const PROMPT_TOKENS: u64 = 7;
 
@@ -81,6 +95,7 @@ impl Recorded {
 struct Inner {
     slots: u32,
     loading: bool,
+    counting: Counting,
     plan: Vec<Step>,
     /// Plans for the next requests, before `plan` serves the rest.
     next_plans: VecDeque<Vec<Step>>,
@@ -153,6 +168,15 @@ impl Stub {
     /// Answers 503 to everything, as llama-server does while it loads its model.
     pub(crate) fn set_loading(&self, loading: bool) {
         self.state.update(|inner| inner.loading = loading);
+    }
+
+    pub(crate) fn set_counting(&self, counting: Counting) {
+        self.state.update(|inner| inner.counting = counting);
+    }
+
+    /// How often it was asked to count a prompt.
+    pub(crate) fn counted(&self) -> usize {
+        self.state.lock().other.iter().filter(|head| counts(head.split(' ').nth(1).unwrap_or_default())).count()
     }
 
     pub(crate) fn set_slots(&self, slots: u32) {
@@ -262,6 +286,11 @@ fn takes_slot(path: &str) -> bool {
     )
 }
 
+/// Whether this is where llama-server counts the tokens of a conversation.
+fn counts(path: &str) -> bool {
+    path.ends_with("/input_tokens") || path.ends_with("/count_tokens")
+}
+
 fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -280,13 +309,19 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
 }
 
 fn answer_other(state: &State, stream: &TcpStream, head: String, path: &str) {
-    let (loading, slots) = state.update(|inner| {
+    let (loading, slots, counting) = state.update(|inner| {
         inner.other.push(head);
-        (inner.loading, inner.slots)
+        (inner.loading, inner.slots, inner.counting)
     });
     let (status, body) = match path {
         _ if loading => (503, json!({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})),
         "/health" => (200, json!({"status": "ok"})),
+        _ if counts(path) => match counting {
+            Counting::Claimed => (200, json!({"input_tokens": PROMPT_TOKENS})),
+            Counting::Tokens(tokens) => (200, json!({"input_tokens": tokens})),
+            Counting::Missing => (404, json!({"error": {"code": 404, "message": "File Not Found"}})),
+            Counting::Silent => return,
+        },
         "/props" => (
             200,
             json!({"total_slots": slots, "default_generation_settings": {"n_ctx": 2048}, "model_alias": "stub",
