@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -13,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Reason, Rejection};
-use crate::ledger::{Charge, Closing, Count, Ending, Outcome, Progress, Subject};
+use crate::ledger::{Charge, Closing, Count, CountedBy, Ending, Outcome, Progress, Subject};
 use crate::limit::Reservation;
 use crate::metrics::Metrics;
+use crate::queue::Speed;
 use crate::retries::Live;
 use crate::server::{Client, Drain, Phase};
 
@@ -110,11 +110,6 @@ impl Account {
         &self.subject.request_id
     }
 
-    /// The request has waited for a slot, with or without getting one.
-    pub fn waited(&self, wait: Duration) {
-        self.books.metrics.queue_wait_seconds.observe(wait.as_secs_f64());
-    }
-
     /// The request has its slot. When this returns, its row is durable: only then may llama-server be asked.
     ///
     /// # Errors
@@ -154,9 +149,15 @@ impl Account {
         self.answered.clone()
     }
 
-    /// llama-server gave output; `count` is what it comes to so far.
-    pub fn output(&mut self, count: Count, now: Instant) {
-        self.counted(count);
+    /// Seconds since 1970.
+    pub fn seconds(&self) -> i64 {
+        self.books.clock.now().as_second()
+    }
+
+    /// llama-server gave output; `count` is what it comes to so far. `false`: the request is to end here, because its
+    /// quota is used up.
+    pub fn output(&mut self, count: Count, now: Instant) -> bool {
+        let goes_on = self.counted(count);
         if self.first_token.is_none() {
             let moment = self.moment();
             self.first_token = Some(moment);
@@ -170,6 +171,20 @@ impl Account {
             self.books.metrics.inter_token_latency_seconds.observe(now.duration_since(self.last_output).as_secs_f64());
         }
         self.last_output = now;
+        goes_on
+    }
+
+    /// How fast llama-server was by the gateway's own clock, for replies that do not say it themselves; `None` where
+    /// the tokens were not counted exactly. Output is counted from the first token on, as llama-server does it.
+    pub fn speed(&self) -> Option<Speed> {
+        let (dispatched, first) = (self.dispatched?.instant, self.first_token?.instant);
+        let milliseconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
+        (self.count.by == CountedBy::Usage).then(|| Speed {
+            prompt_tokens: self.count.prompt.saturating_sub(self.count.cached),
+            prompt_ms: milliseconds(dispatched, first),
+            output_tokens: self.count.completion.saturating_sub(1),
+            output_ms: milliseconds(first, self.last_output),
+        })
     }
 
     /// Events of llama-server that the meter could not read.
@@ -177,13 +192,21 @@ impl Account {
         self.books.metrics.stream_unreadable_events_total.inc_by(events);
     }
 
-    /// The tokens so far, without any being new to the client.
-    pub fn counted(&mut self, count: Count) {
+    /// The tokens so far, without any being new to the client. `false`: as for [`output`](Self::output).
+    pub fn counted(&mut self, count: Count) -> bool {
+        if self.is_settled() {
+            return true;
+        }
         self.count = count;
-        self.reservation.used(count.prompt + count.completion);
         if let Some(progress) = &self.progress {
             progress.record(&count);
         }
+        self.reservation.used(count.prompt + count.completion)
+    }
+
+    /// The tokens that were told last.
+    pub fn count(&self) -> Count {
+        self.count
     }
 
     /// Settles the account; the future is ready once the row is durable. `None` if it was settled before.
@@ -215,7 +238,7 @@ impl Account {
             _ => self.reservation.settle(self.count.prompt + self.count.completion),
         }
         self.live.ended(match ending {
-            Ending::Complete => false,
+            Ending::Complete | Ending::Cut => false,
             Ending::Failed(reason) => reason.may_be_retried(),
             Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted | Ending::Drained => true,
         });
@@ -230,7 +253,7 @@ impl Account {
             return 200;
         }
         match ending {
-            Ending::Complete => 200,
+            Ending::Complete | Ending::Cut => 200,
             Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted => CLIENT_CLOSED_REQUEST,
             Ending::Drained => Reason::Draining.status().as_u16(),
             Ending::Failed(reason) => reason.status().as_u16(),

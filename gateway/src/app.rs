@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::account::Books;
 use crate::auth::Authenticator;
@@ -19,7 +20,7 @@ use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::retries::Retries;
 use crate::server::{Counts, Drain};
-use crate::stream::Expired;
+use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::upstream::{Readiness, Upstream};
@@ -95,10 +96,9 @@ impl App {
         Books { clock: self.clock.clone(), metrics: self.metrics.clone(), drain: self.drain.clone() }
     }
 
-    /// Comes true when the drain grace is over.
-    pub fn drain_expired(&self) -> Expired {
-        let drain = self.drain.clone();
-        Box::pin(async move { drain.expired().await })
+    /// Comes true when a request must end before its answer does.
+    pub fn ended(&self, replaced: CancellationToken) -> Ended {
+        ended(self.drain.clone(), replaced)
     }
 
     /// The name under which a request for the model `asked` is accounted.

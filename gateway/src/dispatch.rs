@@ -2,17 +2,19 @@
 //!
 //! Takes a request with its account and gives a [`Running`]. Whatever way it fails, the account is settled.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::account::{Account, Answered};
 use crate::app::App;
 use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
-use crate::queue::{Caps, Refusal, Slot, Ticket, Waiting, Work};
+use crate::queue::{Caps, Refusal, Slot, Ticket, View, Waiting, Work};
 use crate::stream::Running;
 use crate::stream::clocks::{Deadlines, expired};
 use crate::surface::{Ask, Surface};
@@ -33,12 +35,50 @@ pub(crate) struct Queued {
     deadline: Instant,
     /// When it gives up altogether.
     total: Instant,
+    /// What the head of its answer tells of the wait.
+    pub(crate) wait: Wait,
+    /// Comes true when its client has sent it again.
+    pub(crate) replaced: CancellationToken,
 }
 
 impl Queued {
     /// To be set when the client is sent its 200.
     pub(crate) fn answered(&self) -> Answered {
         self.account.answered()
+    }
+
+    /// Where to look for what it can expect.
+    pub(crate) fn view(&self) -> View {
+        self.waiting.view()
+    }
+}
+
+/// What the head of an answer tells of the wait for a slot.
+#[derive(Clone)]
+pub(crate) struct Wait {
+    /// How many went before it when it entered the queue.
+    position: usize,
+    entered: Instant,
+    waited: Arc<OnceLock<Duration>>,
+}
+
+impl Wait {
+    fn begin(position: usize) -> Self {
+        Self { position, entered: Instant::now(), waited: Arc::default() }
+    }
+
+    /// It is over, with a slot or without. Only the first call counts.
+    pub(crate) fn end(&self) {
+        self.waited.get_or_init(|| self.entered.elapsed());
+    }
+
+    /// Tells the position at entry and, if it is over, how long it was.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        headers.insert("x-queue-position", HeaderValue::from(self.position));
+        if let Some(waited) = self.waited.get() {
+            let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            headers.insert("x-queue-wait-ms", HeaderValue::from(milliseconds));
+        }
     }
 }
 
@@ -57,7 +97,9 @@ pub(crate) fn queue(
         drop(account.fail(&rejection));
         rejection
     })?;
-    Ok(Queued { ask, work, account, waiting, deadline, total })
+    let wait = Wait::begin(waiting.outlook().position);
+    let replaced = account.replaced();
+    Ok(Queued { ask, work, account, waiting, deadline, total, wait, replaced })
 }
 
 fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
@@ -128,13 +170,11 @@ fn refused(refusal: &Refusal, ask: &Ask) -> Rejection {
 
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
-    let Queued { ask, work, mut account, waiting, deadline, total } = queued;
-    let replaced = account.replaced();
+    let Queued { ask, work, mut account, waiting, deadline, total, wait, replaced } = queued;
     let mut way = Way { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {
-        answered = way.go(waiting) => answered,
-        () = app.drain.expired() => Err(Rejection::draining()),
-        () = replaced.cancelled() => Err(Rejection::replaced()),
+        answered = way.go(waiting, &wait) => answered,
+        rejection = app.ended(replaced) => Err(rejection),
     };
     match answered {
         Ok((body, slot, deadlines)) => Ok(Running::new(body, slot, account, deadlines, app.upstream.clone())),
@@ -156,10 +196,9 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    async fn go(&mut self, waiting: Waiting) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
-        let entered = Instant::now();
+    async fn go(&mut self, waiting: Waiting, wait: &Wait) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
         let slot = self.wait(waiting).await;
-        self.account.waited(entered.elapsed());
+        wait.end();
         let mut slot = slot?;
         self.account.dispatch().await?;
         let mut deadlines = self.deadlines();

@@ -27,8 +27,8 @@ use crate::queue::Work;
 use crate::retries::Live;
 use crate::server::Client;
 use crate::stream::body::{StreamBody, Surroundings};
-use crate::stream::clocks::Clocks;
 use crate::stream::meter::Meter;
+use crate::stream::white_space::{Answering, WhiteSpaceBody};
 use crate::stream::whole::whole;
 use crate::surface::{Ask, Surface, cached_only, fields};
 use crate::upstream::errors;
@@ -51,6 +51,11 @@ pub struct Arrival {
     /// The same by the wall clock.
     pub timestamp: Timestamp,
 }
+
+const JSON: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+/// nginx and its kin would hold back what is sent piece by piece.
+const NO_BUFFERING: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// Answers a request.
 pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Body) -> Response {
@@ -76,12 +81,20 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         Err(rejection) => return refuse(rejection),
     };
     // From here on the account tells of every ending.
-    let answered = match queue(app, ask, work, account, &arrival) {
-        Ok(queued) if queued.ask.stream => streamed(app, queued, &arrival).await,
-        Ok(queued) => one_piece(app, queued).await,
-        Err(rejection) => Err(rejection),
+    let failed = |rejection: Rejection| rejection.response(dialect, &arrival.request_id);
+    let queued = match queue(app, ask, work, account, &arrival) {
+        Ok(queued) => queued,
+        Err(rejection) => return failed(rejection),
     };
-    answered.unwrap_or_else(|rejection| rejection.response(dialect, &arrival.request_id))
+    let wait = queued.wait.clone();
+    let answered =
+        if queued.ask.stream { streamed(app, queued, &arrival).await } else { one_piece(app, queued, &arrival).await };
+    let mut response = answered.unwrap_or_else(|rejection| {
+        wait.end();
+        failed(rejection)
+    });
+    wait.tell(response.headers_mut());
+    response
 }
 
 /// A request that is let in and understood. Dropped in this order: `live` tells that the rest has been given back.
@@ -175,44 +188,73 @@ async fn begin(
     Ok((account, Work { prompt, output }))
 }
 
-/// Answers in one piece.
-async fn one_piece(app: &App, queued: Queued) -> Result<Response, Rejection> {
-    // What llama-server gets is not needed for the reply, and is not kept until it has come.
-    let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
-    let running = dispatch(app, queued).await?;
-    let reply = whole(running, &ask, app.drain_expired()).await?;
-    Ok(json(reply))
+/// Answers in one piece. If that is configured, its 200 is held back for a moment only, like that of a stream, and
+/// white space keeps the client company.
+async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+    let (answered, dialect) = (queued.answered(), queued.ask.surface.dialect());
+    let mut answering = answering(app, queued, arrival);
+    if !app.config.requests.white_space_keep_alive {
+        return Ok(json(answering.await?));
+    }
+    if let Ok(reply) = timeout(arrival.patience.pause(app.config.timeouts.early_open), &mut answering).await {
+        return Ok(json(reply?));
+    }
+    answered.set();
+    let keep_alive = arrival.patience.pause(app.config.timeouts.keep_alive);
+    let body = WhiteSpaceBody::new(answering, keep_alive, dialect, arrival.request_id.clone());
+    Ok(([JSON, NO_BUFFERING], Body::new(body)).into_response())
+}
+
+/// The reply of one piece to a request.
+fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
+    let (app, meter) = (app.clone(), meter(&queued.ask, &arrival.terms));
+    Box::pin(async move {
+        // What llama-server gets is not needed for the reply, and is not kept until it has come.
+        let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
+        let ended = app.ended(queued.replaced.clone());
+        let running = dispatch(&app, queued).await?;
+        whole(running, &ask, meter, ended).await
+    })
+}
+
+/// What counts the tokens of a reply.
+fn meter(ask: &Ask, terms: &Terms) -> Meter {
+    let mut meter = Meter::new(ask);
+    if terms.may_be_cut() {
+        meter.watch();
+    }
+    meter
 }
 
 /// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
 /// goes out even while the request still waits, and the body keeps the client company.
 async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
-    let meter = Meter::new(&queued.ask);
+    let meter = meter(&queued.ask, &arrival.terms);
+    let timeouts = &app.config.timeouts;
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
         request_id: arrival.request_id.clone(),
         answered: queued.answered(),
-        drain_expired: app.drain_expired(),
+        ended: app.ended(queued.replaced.clone()),
+        view: queued.view(),
+        queue_update: arrival.patience.pause(timeouts.queue_update),
+        keep_alive: arrival.patience.pause(timeouts.keep_alive),
         metrics: app.metrics.clone(),
     };
     let opening = {
         let app = app.clone();
         Box::pin(async move { dispatch(&app, queued).await })
     };
-    let timeouts = &app.config.timeouts;
-    let keep_alive = arrival.patience.pause(timeouts.keep_alive);
-    let mut body = StreamBody::new(opening, meter, Clocks::new(Some(keep_alive)), around);
-    if let Ok(opened) =
-        timeout(arrival.patience.pause(timeouts.early_open), poll_fn(|context| body.poll_open(context))).await
-    {
+    let mut body = StreamBody::new(opening, meter, around);
+    let early_open = arrival.patience.pause(timeouts.early_open);
+    if let Ok(opened) = timeout(early_open, poll_fn(|context| body.poll_open(context))).await {
         opened?;
     }
     body.answered();
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        // nginx and its kin would hold tokens back otherwise.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        NO_BUFFERING,
     ];
     Ok((headers, Body::new(body)).into_response())
 }
@@ -239,5 +281,5 @@ async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rej
 }
 
 fn json(reply: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], reply).into_response()
+    ([JSON], reply).into_response()
 }

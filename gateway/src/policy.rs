@@ -37,6 +37,11 @@ impl Terms {
         self.all().map(|policy| policy.max_queue_wait).min().unwrap_or(Duration::MAX)
     }
 
+    /// Whether a running answer may have to end because a quota is used up.
+    pub fn may_be_cut(&self) -> bool {
+        self.all().any(|policy| policy.cut_at_quota && (policy.tokens_per_day > 0 || policy.tokens_per_month > 0))
+    }
+
     /// Whether prompts share no cached state with those of other tenants.
     pub fn private_cache(&self) -> bool {
         self.all().any(|policy| policy.private_cache)

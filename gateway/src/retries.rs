@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::surface::Fingerprint;
+
 /// Requests whose retries are remembered. Beyond it, a retry may be taken for one that nobody owes.
 const MOST_OWED: usize = 4096;
 /// How long a retry is owed: clients wait 60 s for it at most.
@@ -32,7 +34,7 @@ const LONGEST_PARTING: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Same {
     key_id: Arc<str>,
-    fingerprint: Option<[u8; 16]>,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// One request that is being served.
@@ -69,7 +71,7 @@ struct State {
 impl Retries {
     /// A request is here, the `retries`-th retry of its client (0: the first try). A retry that nobody owes ends the
     /// oldest of the equal requests before it.
-    pub fn arrive(&self, key_id: Arc<str>, fingerprint: [u8; 16], retries: u32) -> Live {
+    pub fn arrive(&self, key_id: Arc<str>, fingerprint: Fingerprint, retries: u32) -> Live {
         let same = Same { key_id, fingerprint: Some(fingerprint) };
         let now = Instant::now();
         let replaced = CancellationToken::new();
@@ -197,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    const BODY: [u8; 16] = [1; 16];
+    const BODY: Fingerprint = Fingerprint([1; 16]);
 
     fn arrive(retries: &Retries, tries: u32) -> Live {
         retries.arrive("key".into(), BODY, tries)
@@ -252,7 +254,7 @@ mod tests {
         let retries = Retries::default();
         let live = [
             retries.arrive("other".into(), BODY, 0),
-            retries.arrive("key".into(), [2; 16], 0),
+            retries.arrive("key".into(), Fingerprint([2; 16]), 0),
             // It has been tried as often.
             arrive(&retries, 1),
         ];
@@ -340,7 +342,7 @@ mod tests {
         for n in 0..many {
             let mut body = [0; 16];
             body[..4].copy_from_slice(&n.to_be_bytes());
-            drop(retries.arrive("key".into(), body, 0));
+            drop(retries.arrive("key".into(), Fingerprint(body), 0));
         }
         assert_eq!(retries.lock().live.len(), 0);
         assert_eq!(retries.lock().owed.len(), MOST_OWED);

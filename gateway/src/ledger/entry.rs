@@ -76,6 +76,8 @@ pub enum Ending {
     Drained,
     /// The gateway process died; found and closed at the next start.
     Interrupted,
+    /// It was ended, cleanly for the client, because a quota was used up.
+    Cut,
     /// It was refused or failed.
     Failed(Reason),
 }
@@ -89,6 +91,7 @@ impl Ending {
             Self::SlowReader => "slow_reader",
             Self::Drained => "drained",
             Self::Interrupted => "interrupted",
+            Self::Cut => "cut_at_quota",
             Self::Failed(reason) => reason.label(),
         }
     }

@@ -49,6 +49,12 @@ impl Clocks {
         clocks
     }
 
+    /// Asks for a sign of life after so long a silence from now on.
+    pub fn keep_alive(&mut self, interval: Duration) {
+        self.keep_alive = Some(interval);
+        self.arm();
+    }
+
     /// The request is with llama-server: deadlines begin to count.
     pub fn start(&mut self, deadlines: Deadlines) {
         self.deadlines = Some(deadlines);

@@ -9,11 +9,13 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use memchr::{memmem, memrchr};
 
+use super::cut::{Names, Shown};
 use super::sse::{Event, Piece, Splitter};
 use super::tally::Tally;
 use super::timings::{self, Found};
 use super::usage;
 use crate::ledger::Count;
+use crate::queue::Speed;
 use crate::surface::{Ask, Surface};
 
 /// Bytes of one event at most: what one stream may make the gateway keep. The largest events are
@@ -54,8 +56,37 @@ impl Meter {
             usage_chunk: Vec::new(),
             usage_given: false,
             unreadable: 0,
+            timings: Vec::new(),
+            shown: None,
         };
         Self { splitter: Splitter::new(MAX_EVENT_BYTES), reader }
+    }
+
+    /// Remembers what is needed to [`cut`](Self::cut) the stream.
+    pub fn watch(&mut self) {
+        self.reader.shown = Shown::new(self.reader.surface);
+    }
+
+    /// Ends the stream here, as if the output cap had been reached: appends to `out` what the client gets for the
+    /// events of such an end, and gives the events as llama-server would have sent them. What llama-server goes on to
+    /// send is not to be pushed any more, and [`count`](Self::count) is that of the events.
+    ///
+    /// `None`: the stream cannot be ended here, because it was not watched, has shown nothing yet, or is within an
+    /// event of more than [`MAX_EVENT_BYTES`].
+    pub fn cut(&mut self, names: &Names<'_>, out: &mut BytesMut) -> Option<String> {
+        let Reader { shown, tally, timings, .. } = &self.reader;
+        let ending = shown.as_ref()?.ending(tally, str::from_utf8(timings).unwrap_or_default(), names)?;
+        if !self.splitter.discard() {
+            return None;
+        }
+        self.reader.shown = None;
+        self.push(ending.as_bytes(), out);
+        Some(ending)
+    }
+
+    /// How fast llama-server worked, by the last timings that it gave; `None` if it gave none.
+    pub fn speed(&self) -> Option<Speed> {
+        timings::speed(&self.reader.timings)
     }
 
     /// Takes one read from llama-server and appends to `out` what the client gets.
@@ -105,6 +136,10 @@ struct Reader {
     /// The client was given its usage chunk.
     usage_given: bool,
     unreadable: u64,
+    /// The last timings, with their key and the comma before it; or empty. Copied, and not read before the end.
+    timings: Vec<u8>,
+    /// What the stream has shown, if it may be cut.
+    shown: Option<Shown>,
 }
 
 /// One event of a surface, borrowed apart.
@@ -142,6 +177,9 @@ impl Reader {
             seen.failed = Some(message);
             return;
         }
+        if let Some(shown) = &mut self.shown {
+            shown.event(event.name, data);
+        }
         let part = Part { raw: event.raw, data, name: event.name };
         match self.surface {
             Surface::Chat | Surface::Completions => self.chunk(&part, out, seen),
@@ -159,7 +197,7 @@ impl Reader {
             seen.terminal = true;
             return self.pass(part.raw, out);
         }
-        let found = timings::find(part.data);
+        let found = self.find_timings(part.data);
         let body = match &found {
             Found::At(range, _) => part.data.get(..range.start).unwrap_or(part.data),
             Found::Absent | Found::Unclear => part.data,
@@ -253,12 +291,13 @@ impl Reader {
         };
         if matches!(name, b"response.completed" | b"response.incomplete" | b"response.failed") {
             seen.terminal = true;
+            self.find_timings(part.data);
             return match usage::of_response(part.data) {
                 Some(usage) if self.tally.usage(0, usage) => self.pass(part.raw, out),
                 _ => self.unread(part.raw, out, seen),
             };
         }
-        let found = timings::find(part.data);
+        let found = self.find_timings(part.data);
         if !name.starts_with(b"response.") || !self.count_timings(0, &found) {
             return self.unread(part.raw, out, seen);
         }
@@ -300,6 +339,16 @@ impl Reader {
             _ => false,
         };
         if understood { self.pass(part.raw, out) } else { self.unread(part.raw, out, seen) }
+    }
+
+    /// Looks for timings and keeps the last ones.
+    fn find_timings(&mut self, object: &[u8]) -> Found {
+        let found = timings::find(object);
+        if let Found::At(range, _) = &found {
+            self.timings.clear();
+            self.timings.extend_from_slice(object.get(range.clone()).unwrap_or_default());
+        }
+        found
     }
 
     /// `false`: there is something that looks like timings and cannot be used.
@@ -365,7 +414,7 @@ fn is_progress(object: &[u8], found: &Found) -> bool {
 
 /// The `index` of a chunk's choice. It stands before anything else of that name, and within a text its quotes would
 /// be escaped.
-fn index_of(object: &[u8]) -> Option<usize> {
+pub(super) fn index_of(object: &[u8]) -> Option<usize> {
     const KEY: &[u8] = b"\"index\":";
     let value = object.get(memmem::find(object, KEY)? + KEY.len()..)?;
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();

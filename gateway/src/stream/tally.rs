@@ -8,7 +8,7 @@ use super::usage::Usage;
 use crate::ledger::{Count, CountedBy};
 
 /// More sequences than any request can have: bounds the memory that a number in the stream can ask for.
-const MAX_SEQUENCES: usize = 1024;
+pub(super) const MAX_SEQUENCES: usize = 1024;
 
 /// llama-server counts context in 32 bits. A larger number is a fault, and must not make a sum overflow.
 const MAX_TOKENS: u64 = u32::MAX as u64;
@@ -121,6 +121,15 @@ impl Tally {
     pub(super) fn awaiting_usage(&self, last: usize) -> usize {
         let awaits = |index: &usize| self.sequences.get(*index).is_none_or(|s| s.source != Source::Usage);
         if awaits(&last) { last } else { (0..MAX_SEQUENCES).find(awaits).unwrap_or(last) }
+    }
+
+    /// The sequences whose final usage was not read, with what is known of theirs.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = (usize, Usage)> {
+        (0..self.expected.min(MAX_SEQUENCES)).filter_map(|index| {
+            let Sequence { prompt, cached, completion, source } =
+                self.sequences.get(index).copied().unwrap_or_default();
+            (source != Source::Usage).then_some((index, Usage { prompt, cached, completion }))
+        })
     }
 
     /// The final usage of every sequence was read.

@@ -6,6 +6,9 @@
 use std::ops::Range;
 
 use memchr::{memchr, memmem, memrchr};
+use serde::Deserialize;
+
+use crate::queue::Speed;
 
 /// The token counts of one `timings` object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +86,28 @@ fn read(object: &[u8]) -> Option<Timings> {
             _ => rest = tail.strip_prefix(b",\"")?,
         }
     }
+}
+
+/// How fast llama-server worked, by the timings at the end of `object`; `None` if there are none, or times that are no
+/// numbers. `object` may also be the member alone, with the comma before it.
+pub(super) fn speed(object: &[u8]) -> Option<Speed> {
+    #[derive(Deserialize)]
+    struct Times {
+        prompt_n: u64,
+        prompt_ms: f64,
+        predicted_n: u64,
+        predicted_ms: f64,
+    }
+    let value = object.get(memmem::rfind(object, KEY)? + KEY.len()..)?;
+    // What follows the value is not looked at: the brace that closes the object, the progress of the prompt.
+    let times = Times::deserialize(&mut serde_json::Deserializer::from_slice(value)).ok()?;
+    Some(Speed {
+        prompt_tokens: times.prompt_n,
+        prompt_ms: times.prompt_ms,
+        // The first token comes with the prompt: the time of the output begins behind it.
+        output_tokens: times.predicted_n.saturating_sub(1),
+        output_ms: times.predicted_ms,
+    })
 }
 
 /// Whether `value` is a number, or `null`, which stands for one that is not finite.

@@ -17,7 +17,6 @@ pub mod usage;
 pub use prompt::{Fingerprint, Pieces, cached_only};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use crate::error::Dialect;
 use crate::queue::Prefix;
@@ -145,14 +144,6 @@ impl Ask {
     /// How many sequences llama-server decodes at once for this request: one slot each.
     pub fn sequences(&self) -> u32 {
         self.prompts.saturating_mul(self.choices)
-    }
-
-    /// Equal for requests that ask for the same by the same surface.
-    pub fn fingerprint(&self) -> [u8; 16] {
-        let digest = Sha256::new().chain_update(self.surface.label()).chain_update(&self.upstream_body).finalize();
-        let mut fingerprint = [0; 16];
-        fingerprint.copy_from_slice(&digest[..16]);
-        fingerprint
     }
 }
 
