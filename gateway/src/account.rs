@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Reason, Rejection};
@@ -15,6 +16,7 @@ use crate::ledger::{Charge, Closing, Count, CountedBy, Ending, Outcome, Progress
 use crate::limit::Reservation;
 use crate::metrics::Metrics;
 use crate::queue::Speed;
+use crate::retries::Live;
 use crate::server::{Client, Drain, Phase};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
@@ -50,6 +52,14 @@ impl Answered {
     }
 }
 
+/// What a request holds until its account is gone.
+pub struct Held {
+    /// Its place among the concurrent requests, and its tokens.
+    pub reservation: Reservation,
+    /// Its place among the requests that a retry may replace.
+    pub live: Live,
+}
+
 /// One request's account.
 pub struct Account {
     /// `None` once it is settled.
@@ -65,6 +75,8 @@ pub struct Account {
     last_output: Instant,
     count: Count,
     answered: Answered,
+    /// The last field: when it is dropped, everything else has been given back.
+    live: Live,
 }
 
 impl Account {
@@ -72,7 +84,7 @@ impl Account {
     pub fn begin(
         charge: Charge,
         subject: Subject,
-        reservation: Reservation,
+        Held { reservation, live }: Held,
         (arrived, client): (Instant, Arc<Client>),
         books: Books,
     ) -> Self {
@@ -89,6 +101,7 @@ impl Account {
             last_output: arrived,
             count: Count::default(),
             answered: Answered::default(),
+            live,
         }
     }
 
@@ -124,6 +137,11 @@ impl Account {
     /// Whether it has been settled.
     pub fn is_settled(&self) -> bool {
         self.charge.is_none()
+    }
+
+    /// Cancelled when the client has sent the request again, which takes the place of this one.
+    pub fn replaced(&self) -> CancellationToken {
+        self.live.replaced()
     }
 
     /// To be set when the client is sent its 200 before the account is settled.
@@ -219,6 +237,11 @@ impl Account {
             Ending::Failed(_) | Ending::Drained if self.dispatched.is_none() => self.reservation.give_back(),
             _ => self.reservation.settle(self.count.prompt + self.count.completion),
         }
+        self.live.ended(match ending {
+            Ending::Complete | Ending::Cut => false,
+            Ending::Failed(reason) => reason.may_be_retried(),
+            Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted | Ending::Drained => true,
+        });
         self.observe(ending);
         self.log(&outcome, operator);
         Some(charge.close(outcome))

@@ -18,15 +18,17 @@ use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::Queue;
+use crate::retries::Retries;
 use crate::server::{Counts, Drain};
 use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::upstream::{Readiness, Upstream};
 
-/// When to come back, where nothing better is known.
+/// When to come back while no replica can be reached. Nothing foretells when one will be; each is looked for every
+/// second.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Loading a model takes longer than that, but it may have begun long ago.
+/// Loading a model takes longer than that, but it may have begun long ago. llama-server does not say how far it is.
 const RETRY_AFTER_LOADING: Duration = Duration::from_secs(10);
 
 /// The name in the ledger for the model of a llama-server that has not told its own yet.
@@ -50,6 +52,8 @@ pub struct App {
     pub bounds: Bounds,
     /// Who waits for which slot.
     pub queue: Queue,
+    /// Which requests a retry may replace.
+    pub retries: Retries,
     /// The llama-server replicas.
     pub upstream: Arc<Upstream>,
     /// The record of every request.

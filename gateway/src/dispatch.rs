@@ -22,7 +22,7 @@ use crate::upstream::{Readiness, ReplyBody, SendError, errors};
 
 /// Bytes of an error reply of llama-server that are read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// When to come back, where nothing better is known.
+/// When to come back, where nothing better is known: a replica that has gone away is looked for every second.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How often a request is sent at most, before a byte of it has been.
@@ -101,7 +101,8 @@ pub(crate) fn queue(
         rejection
     })?;
     let wait = Wait::begin(waiting.outlook().position);
-    Ok(Queued { ask, work, account, waiting, deadline, total, wait, replaced: CancellationToken::new() })
+    let replaced = account.replaced();
+    Ok(Queued { ask, work, account, waiting, deadline, total, wait, replaced })
 }
 
 fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
@@ -227,10 +228,13 @@ impl Way<'_> {
         Err(errors::rejection(head.status, &text))
     }
 
-    async fn wait(&self, waiting: Waiting) -> Result<Slot, Rejection> {
-        match timeout_at(self.deadline, waiting).await {
+    async fn wait(&self, mut waiting: Waiting) -> Result<Slot, Rejection> {
+        match timeout_at(self.deadline, &mut waiting).await {
             Ok(slot) => slot.map_err(|refusal| refused(&refusal, self.ask)),
-            Err(_elapsed) => Err(expired(Reason::QueueTimeout).retry_after(RETRY_AFTER)),
+            // Another one would have to wait as long as this one would still have had to.
+            Err(_elapsed) => {
+                Err(expired(Reason::QueueTimeout).retry_after(waiting.outlook().wait.unwrap_or(RETRY_AFTER)))
+            }
         }
     }
 

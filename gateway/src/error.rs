@@ -7,11 +7,19 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-/// When to come back to a gateway that is shutting down.
+/// When to come back to a gateway that is shutting down: another one may be there by then. Nothing predicts it.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The longest wait before a retry that every official client accepts. Beyond it, openai's npm client comes back after
+/// a few seconds as if nothing had been said.
+const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(60);
+/// A client is never told to come back at once.
+const SHORTEST_RETRY_WAIT: Duration = Duration::from_millis(100);
+/// Clients wait exactly as long as they are told. So that those who were refused together do not come back together,
+/// waits are longer than need be by up to this share of them.
+const RETRY_SPREAD: f64 = 0.25;
 
 /// Whose error shape a client expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +173,42 @@ impl Reason {
         }
     }
 
+    /// Whether the same request may succeed later. Official clients retry each 408, 409, 429 and 5xx unless told not
+    /// to.
+    pub fn may_be_retried(self) -> bool {
+        match self {
+            Self::InvalidRequest
+            | Self::ContextLengthExceeded
+            | Self::InvalidApiKey
+            | Self::ModelNotFound
+            | Self::UnknownUrl
+            | Self::MethodNotAllowed
+            | Self::RequestTooLarge
+            | Self::UnsupportedEncoding
+            | Self::NotSupported
+            | Self::QuotaExceeded
+            // Its successor is being served.
+            | Self::Replaced
+            // It would take as long again.
+            | Self::TotalTimeout => false,
+            Self::RequestTimeout
+            | Self::RequestRate
+            | Self::TokenRate
+            | Self::Concurrency
+            | Self::QueueFull
+            | Self::WaitTooLong
+            | Self::QueueTimeout
+            | Self::FirstTokenTimeout
+            | Self::StreamIdleTimeout
+            | Self::BackendUnavailable
+            | Self::ModelLoading
+            | Self::BackendError
+            | Self::LedgerUnavailable
+            | Self::Draining
+            | Self::Internal => true,
+        }
+    }
+
     fn openai_type(self) -> &'static str {
         match self.status() {
             _ if self == Self::QuotaExceeded => "insufficient_quota",
@@ -188,13 +232,28 @@ impl Reason {
         match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::CONFLICT => "conflict_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "api_error",
             _ => "invalid_request_error",
         }
     }
+}
+
+/// What a client is told about trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// Nothing: it waits as it always does, up to 8 s.
+    Unsaid,
+    /// After this time.
+    After(Duration),
+    /// Not by itself: it would not wait for so long.
+    NotBefore(Duration),
+    /// It is in vain.
+    Never,
 }
 
 /// A refusal or failure of one request.
@@ -209,7 +268,7 @@ pub struct Rejection {
     pub param: Option<String>,
     /// What the operator is told, in the log only.
     pub operator: Option<String>,
-    /// When a retry makes sense.
+    /// After which time a retry makes sense: the true time, as far as it can be foreseen.
     pub retry_after: Option<Duration>,
 }
 
@@ -227,6 +286,11 @@ impl Rejection {
     /// The gateway is shutting down; another one may be there at once.
     pub fn draining() -> Self {
         Self::new(Reason::Draining, "The gateway is shutting down.").retry_after(DRAINING_RETRY_AFTER)
+    }
+
+    /// The client sent the same request again.
+    pub fn replaced() -> Self {
+        Self::new(Reason::Replaced, "The same request came again and took the place of this one.")
     }
 
     /// No llama-server is ready, but one is loading its model.
@@ -290,10 +354,48 @@ impl Rejection {
             // The next request is to find another gateway.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(after) = self.retry_after {
-            // Whole seconds, at least one: a client must never be told to come back at once.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
-        }
+        self.tell_retry(request_id, headers);
         response
     }
+
+    fn retry(&self) -> Retry {
+        match self.retry_after {
+            _ if !self.reason.may_be_retried() => Retry::Never,
+            None => Retry::Unsaid,
+            Some(after) if after > LONGEST_RETRY_WAIT => Retry::NotBefore(after),
+            Some(after) => Retry::After(after),
+        }
+    }
+
+    fn tell_retry(&self, request_id: &str, headers: &mut HeaderMap) {
+        let retry = self.retry();
+        if matches!(retry, Retry::Never | Retry::NotBefore(_)) {
+            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+        }
+        let after = match retry {
+            Retry::After(after) => spread(after, request_id),
+            Retry::NotBefore(after) => after,
+            Retry::Unsaid | Retry::Never => return,
+        };
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if matches!(retry, Retry::After(_)) {
+            let milliseconds = after.as_nanos().div_ceil(1_000_000);
+            let milliseconds = HeaderValue::from(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+            headers.insert(HeaderName::from_static("retry-after-ms"), milliseconds);
+        }
+    }
 }
+
+/// A wait that is longer than `after` by a share that the random end of the request's id decides, but not longer than
+/// clients accept.
+fn spread(after: Duration, request_id: &str) -> Duration {
+    let after = after.clamp(SHORTEST_RETRY_WAIT, LONGEST_RETRY_WAIT);
+    let digits = request_id.len().checked_sub(8).and_then(|start| request_id.get(start..));
+    let random = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    let most = after.mul_f64(RETRY_SPREAD).min(LONGEST_RETRY_WAIT - after);
+    after + most.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::account::Account;
+use crate::account::{Account, Held};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::dispatch::{Queued, dispatch, queue, unsent};
@@ -24,6 +24,7 @@ use crate::limit::{Need, Pass};
 use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::queue::Work;
+use crate::retries::Live;
 use crate::server::Client;
 use crate::stream::body::{StreamBody, Surroundings};
 use crate::stream::meter::Meter;
@@ -64,21 +65,18 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
         app.refuse(dialect, &arrival.request_id, &rejection)
     };
-    let pass = match app.limits.enter(&arrival.caller, &arrival.terms, arrival.timestamp) {
-        Ok(pass) => pass,
-        Err(rejection) => return refuse(rejection),
-    };
-    let (ask, model) = match understand(app, surface, body, &arrival.terms).await {
-        Ok(understood) => understood,
+    let Entered { ask, model, pass, live } = match enter(app, surface, body, &arrival).await {
+        Ok(entered) => entered,
         Err(rejection) => return refuse(rejection),
     };
     if !surface.takes_slot() {
         // The pass is held until the answer is there.
         let answered = direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
         drop(pass);
+        live.ended(false);
         return answered;
     }
-    let (account, work) = match begin(app, &ask, model, pass, &arrival).await {
+    let (account, work) = match begin(app, &ask, model, (pass, live), &arrival).await {
         Ok(begun) => begun,
         Err(rejection) => return refuse(rejection),
     };
@@ -97,6 +95,37 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
     });
     wait.tell(response.headers_mut());
     response
+}
+
+/// A request that is let in and understood. Dropped in this order: `live` tells that the rest has been given back.
+struct Entered {
+    ask: Ask,
+    model: Arc<str>,
+    pass: Pass,
+    live: Live,
+}
+
+/// Lets a request in, if its limits allow, and reads it. A retry is read first: if it takes the place of its first
+/// try, it takes that one's place among the concurrent requests, too.
+async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
+    let Arrival { caller, terms, patience, .. } = arrival;
+    let owe = |rejection: &Rejection| {
+        if rejection.reason.may_be_retried() {
+            app.retries.refused(caller.key_id.clone());
+        }
+    };
+    let is_retry = patience.retries > 0;
+    let pass = (!is_retry).then(|| app.limits.enter(caller, terms, arrival.timestamp).inspect_err(owe)).transpose()?;
+    let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
+    let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
+    let pass = match pass {
+        Some(pass) => pass,
+        None => {
+            live.alone().await;
+            app.limits.enter(caller, terms, arrival.timestamp)?
+        }
+    };
+    Ok(Entered { ask, model, pass, live })
 }
 
 /// What the request asks for, if it may, and of which model.
@@ -137,7 +166,7 @@ async fn begin(
     app: &App,
     ask: &Ask,
     model: Arc<str>,
-    pass: Pass,
+    (pass, live): (Pass, Live),
     arrival: &Arrival,
 ) -> Result<(Account, Work), Rejection> {
     let surface = ask.surface;
@@ -154,7 +183,8 @@ async fn begin(
         arrived: arrival.timestamp,
     };
     let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
-    let account = Account::begin(charge, subject, reservation, (arrival.at, arrival.client.clone()), app.books());
+    let account =
+        Account::begin(charge, subject, Held { reservation, live }, (arrival.at, arrival.client.clone()), app.books());
     Ok((account, Work { prompt, output }))
 }
 
@@ -166,11 +196,11 @@ async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<
     if !app.config.requests.white_space_keep_alive {
         return Ok(json(answering.await?));
     }
-    if let Ok(reply) = timeout(app.config.timeouts.early_open, &mut answering).await {
+    if let Ok(reply) = timeout(arrival.patience.pause(app.config.timeouts.early_open), &mut answering).await {
         return Ok(json(reply?));
     }
     answered.set();
-    let keep_alive = app.config.timeouts.keep_alive;
+    let keep_alive = arrival.patience.pause(app.config.timeouts.keep_alive);
     let body = WhiteSpaceBody::new(answering, keep_alive, dialect, arrival.request_id.clone());
     Ok(([JSON, NO_BUFFERING], Body::new(body)).into_response())
 }
@@ -207,8 +237,8 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
         answered: queued.answered(),
         ended: app.ended(queued.replaced.clone()),
         view: queued.view(),
-        queue_update: timeouts.queue_update,
-        keep_alive: timeouts.keep_alive,
+        queue_update: arrival.patience.pause(timeouts.queue_update),
+        keep_alive: arrival.patience.pause(timeouts.keep_alive),
         metrics: app.metrics.clone(),
     };
     let opening = {
@@ -216,7 +246,8 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
         Box::pin(async move { dispatch(&app, queued).await })
     };
     let mut body = StreamBody::new(opening, meter, around);
-    if let Ok(opened) = timeout(timeouts.early_open, poll_fn(|context| body.poll_open(context))).await {
+    let early_open = arrival.patience.pause(timeouts.early_open);
+    if let Ok(opened) = timeout(early_open, poll_fn(|context| body.poll_open(context))).await {
         opened?;
     }
     body.answered();

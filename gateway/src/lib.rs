@@ -22,6 +22,7 @@ pub mod surface;
 
 pub mod limit;
 pub mod queue;
+pub mod retries;
 pub mod upstream;
 
 pub mod stream;

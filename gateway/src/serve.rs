@@ -19,6 +19,7 @@ use crate::limit;
 use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::{self, Queue};
+use crate::retries::Retries;
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
@@ -76,6 +77,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
+        retries: Retries::default(),
         policies,
         metrics,
         counts: Arc::default(),

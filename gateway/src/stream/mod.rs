@@ -119,9 +119,7 @@ pub fn ended(drain: Drain, replaced: CancellationToken) -> Ended {
         tokio::select! {
             biased;
             () = drain.expired() => Rejection::draining(),
-            () = replaced.cancelled() => {
-                Rejection::new(Reason::Replaced, "The same request was sent again, and has taken the place of this one.")
-            }
+            () = replaced.cancelled() => Rejection::replaced(),
         }
     })
 }

@@ -17,7 +17,7 @@ const PROMPT_FIELDS: [&str; 9] =
 /// Which request a body is: those that have the same one ask for the same thing by the same surface. 128 bits of
 /// SHA-256, so that nobody can make two that collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 16]);
+pub struct Fingerprint(pub(crate) [u8; 16]);
 
 /// What llama-server makes the prompts of a request of, where it applies no template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

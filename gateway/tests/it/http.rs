@@ -327,7 +327,7 @@ fn no_header_and_no_query_of_a_client_reaches_llama_server() {
 }
 
 /// Headers that answers may carry.
-const ALLOWED: [&str; 13] = [
+const ALLOWED: [&str; 14] = [
     "allow",
     "cache-control",
     "connection",
@@ -336,6 +336,7 @@ const ALLOWED: [&str; 13] = [
     "date",
     "request-id",
     "retry-after",
+    "retry-after-ms",
     "transfer-encoding",
     "www-authenticate",
     "x-accel-buffering",
