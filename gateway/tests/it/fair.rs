@@ -262,7 +262,7 @@ fn who_meets_a_replica_that_is_gone_goes_back_to_its_own_place() {
 
 #[test]
 fn the_queues_metrics_are_there_and_name_only_what_is_configured() {
-    let mut line = Line::new("[policies.gold]\nweight = 2\n[tenants.acme]\npolicy = \"gold\"");
+    let mut line = Line::new("[policies.gold]\nweight = 2\ntokens_per_minute = 100000\n[tenants.acme]\npolicy = \"gold\"");
     let acme = line.gateway.create_key("acme");
     (100..103).for_each(|number| line.push(&acme, &[], number));
     // Whoever has a key without being configured, or asks for nonsense, makes no series of its own.
@@ -281,15 +281,15 @@ fn the_queues_metrics_are_there_and_name_only_what_is_configured() {
     for name in [
         "queue_depth",
         "queue_wait_seconds_count",
-        "queue_outcomes_total",
-        "wait_predicted_ratio_count",
-        "service_tokens_total",
+        "queue_tickets_total",
+        "queue_wait_ratio_count",
+        "service_total",
         "virtual_time_spread",
         "fairness_jain_index",
         "slots_busy",
         "slots_idle_with_backlog_seconds_total",
-        "reservations_open",
-        "bucket_drift_tokens",
+        "token_reservations_open",
+        "token_bucket_drift",
     ] {
         let there = seen.iter().any(|key| key.split('{').next() == Some(name));
         assert!(there, "no {name} among {seen:#?}");
