@@ -107,7 +107,7 @@ struct Line {
 pub(super) struct Lane {
     pub(super) class: Class,
     pub(super) standing: Standing,
-    in_flight: u32,
+    pub(super) in_flight: u32,
     /// The virtual time of its flows.
     pub(super) now: Tag,
     /// The flows that have something to run, by the slots that their heads need.

@@ -20,6 +20,8 @@ pub use prefix::{Prefix, PrefixReader};
 use scheduler::{Decision, Scheduler, Served, TicketId};
 pub use ticket::{Caps, Class, ClassId, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
 
+#[cfg(test)]
+mod check;
 mod cost;
 mod flows;
 mod lengths;
@@ -27,6 +29,8 @@ mod predict;
 mod prefix;
 mod replicas;
 pub(crate) mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
 mod speed;
 mod stats;
 mod tag;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) use super::cost::Served;
 use super::cost::Weights;
-use super::flows::{Charge, Flows, Turn, Waiter};
+use super::flows::{Charge, FlowId, Flows, Turn, Waiter};
 use super::lengths::Lengths;
 use super::replicas::{Replicas, Spot};
 use super::speed::Speeds;
@@ -245,14 +245,25 @@ impl Scheduler {
         self.flows.join(waiter, stranded);
     }
 
+    /// One that was withdrawn is back in its old place, unless the replicas have become too small for it.
+    fn rejoin(&mut self, waiter: Box<Waiter>, flow: FlowId) {
+        let known = self.replicas.widest_known();
+        if known > 0 && waiter.slots > known {
+            self.refused.push_back((waiter.id, Refusal::TooWide { slots: known }));
+            self.flows.rest(flow);
+        } else {
+            self.join(waiter);
+        }
+    }
+
     /// The next decision, until there is none.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Decision> {
         self.tick(now);
-        if let Some((ticket, refusal)) = self.refused.pop_front() {
-            return Some(Decision::Refuse { ticket, refusal });
-        }
         if let Some(decision) = self.next_gathered(now) {
             return Some(decision);
+        }
+        if let Some((ticket, refusal)) = self.refused.pop_front() {
+            return Some(Decision::Refuse { ticket, refusal });
         }
         loop {
             let first = self.flows.first(self.replicas.widest_open()?)?;
@@ -295,12 +306,7 @@ impl Scheduler {
             if !self.replicas.gathers(id, slots) {
                 // The replica is gone, or too small now.
                 let waiter = self.withdraw(id)?;
-                let known = self.replicas.widest_known();
-                if known > 0 && slots > known {
-                    self.flows.rest(flow);
-                    return Some(Decision::Refuse { ticket: id, refusal: Refusal::TooWide { slots: known } });
-                }
-                self.join(waiter);
+                self.rejoin(waiter, flow);
             }
         }
         None
@@ -398,8 +404,8 @@ impl Scheduler {
         self.tick(now);
         let Some(Running { replica: Some(replica), .. }) = self.running.get(&ticket) else { return };
         let replica = *replica;
-        self.record_service();
         let Some(mut running) = self.running.remove(&ticket) else { return };
+        self.record.given(&mut self.flows, &mut running);
         self.reconcile(&mut running);
         let Waiter { ticket, slots, .. } = &*running.waiter;
         let output = running.served.output();
@@ -415,11 +421,11 @@ impl Scheduler {
     /// A started request was not sent: its charge is undone, and it is back in its old place.
     pub(crate) fn unused(&mut self, ticket: TicketId, now: Instant) {
         self.tick(now);
-        let Some(Running { replica: Some(replica), .. }) = self.running.get(&ticket) else { return };
-        let replica = *replica;
+        let Some(Running { replica: Some(replica), charge, .. }) = self.running.get(&ticket) else { return };
+        let (replica, flow) = (*replica, charge.flow);
         if let Some(waiter) = self.withdraw(ticket) {
             self.replicas.free(replica, waiter.slots);
-            self.join(waiter);
+            self.rejoin(waiter, flow);
         }
     }
 
@@ -491,15 +497,10 @@ impl Scheduler {
         free > 0 && self.flows.first(free).is_some()
     }
 
-    /// Puts what requests have been given since the last time on the record of their tenants.
+    /// Brings the record of all tenants up to date.
     pub(super) fn record_service(&mut self) {
-        for running in self.running.values_mut().filter(|running| running.seen != running.recorded) {
-            let given = running.seen - running.recorded;
-            running.recorded = running.seen;
-            *self.record.service.entry(running.waiter.ticket.tenant.clone()).or_default() += given;
-            if let Some(flow) = self.flows.get_mut(running.charge.flow) {
-                flow.got += given;
-            }
+        for running in self.running.values_mut() {
+            self.record.given(&mut self.flows, running);
         }
     }
 
@@ -522,5 +523,46 @@ impl Scheduler {
         let started = self.running.values().filter(|running| running.replica.is_some());
         let rest = started.map(|running| (running.charged - running.seen).max(0.0) / f64::from(running.waiter.slots));
         rest.min_by(f64::total_cmp).unwrap_or(0.0)
+    }
+}
+
+impl Record {
+    /// Puts what a request has been given since the last time on the record of its tenant.
+    fn given(&mut self, flows: &mut Flows, running: &mut Running) {
+        let given = running.seen - running.recorded;
+        if given == 0.0 {
+            return;
+        }
+        running.recorded = running.seen;
+        *self.service.entry(running.waiter.ticket.tenant.clone()).or_default() += given;
+        if let Some(flow) = flows.get_mut(running.charge.flow) {
+            flow.got += given;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Scheduler {
+    /// Panics if what runs and what is counted as running differ, or if a cap is exceeded.
+    pub(super) fn check_capacity(&self) {
+        let mut tenants: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
+        for running in self.running.values() {
+            let Waiter { ticket, slots, .. } = &*running.waiter;
+            *tenants.entry(&ticket.tenant).or_default() += slots;
+            *keys.entry(&ticket.key).or_default() += slots;
+        }
+        for running in self.running.values() {
+            let Ticket { tenant, key, caps, .. } = &running.waiter.ticket;
+            let ((of_tenant, of_key), uncapped) = ((tenants[&**tenant], keys[&**key]), caps.tenant_slots == 0);
+            // Others of the tenant may have had no caps.
+            let all_capped = self.running.values().all(|other| other.waiter.ticket.caps == *caps);
+            assert!(uncapped || !all_capped || of_tenant <= caps.tenant_slots && of_key <= caps.key_slots);
+        }
+        let in_flight: u32 = self.load().iter().map(|load| load.in_flight).sum();
+        let started = self.running.values().filter(|running| running.replica.is_some());
+        assert!(in_flight <= started.map(|running| running.waiter.slots).sum());
+        assert_eq!(self.gathering.len(), self.running.values().filter(|running| running.replica.is_none()).count());
+        assert_eq!(tenants.values().sum::<u32>(), self.flows.lanes.iter().map(|lane| lane.in_flight).sum::<u32>());
     }
 }

@@ -120,7 +120,7 @@ mod tests {
         speeds.learn(speed(100, 500.0, 100, 1500.0));
         let expected = (Duration::from_secs(1), Duration::from_secs(4));
         assert_eq!(speeds.service(Work { prompt: 200, output: 200 }), expected);
-        assert_eq!(speeds.service(Work { prompt: u64::MAX, output: u64::MAX }).1, Duration::MAX);
+        assert!(speeds.service(Work { prompt: u64::MAX, output: u64::MAX }).1 > Duration::from_secs(1 << 40));
     }
 
     #[test]

@@ -108,7 +108,9 @@ impl Scheduler {
         let mut depth = BTreeMap::new();
         for (_, flow) in self.flows.all() {
             let waiting = flow.places.len() + flow.stranded.len();
-            *depth.entry((flow.tenant.clone(), ClassId(flow.class))).or_default() += waiting;
+            if waiting > 0 {
+                depth.insert((flow.tenant.clone(), ClassId(flow.class)), waiting);
+            }
         }
         let spreads = self.flows.lanes.iter().map(|lane| {
             let tags = || lane.turns().map(|turn| turn.tag);
