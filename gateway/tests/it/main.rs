@@ -28,6 +28,7 @@ mod endings;
 mod fold;
 mod http;
 mod ledger;
+mod limits;
 mod queue;
 mod surfaces;
 mod upstream_faults;
