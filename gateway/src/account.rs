@@ -201,7 +201,7 @@ impl Account {
         if let Some(progress) = &self.progress {
             progress.record(&count);
         }
-        self.reservation.used(count.prompt + count.completion)
+        self.reservation.used(count.total())
     }
 
     /// The tokens that were told last.
@@ -235,7 +235,7 @@ impl Account {
         };
         match ending {
             Ending::Failed(_) | Ending::Drained if self.dispatched.is_none() => self.reservation.give_back(),
-            _ => self.reservation.settle(self.count.prompt + self.count.completion),
+            _ => self.reservation.settle(self.count.total()),
         }
         self.live.ended(match ending {
             Ending::Complete | Ending::Cut => false,
