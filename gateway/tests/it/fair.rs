@@ -262,7 +262,8 @@ fn who_meets_a_replica_that_is_gone_goes_back_to_its_own_place() {
 
 #[test]
 fn the_queues_metrics_are_there_and_name_only_what_is_configured() {
-    let mut line = Line::new("[policies.gold]\nweight = 2\ntokens_per_minute = 100000\n[tenants.acme]\npolicy = \"gold\"");
+    let mut line =
+        Line::new("[policies.gold]\nweight = 2\ntokens_per_minute = 100000\n[tenants.acme]\npolicy = \"gold\"");
     let acme = line.gateway.create_key("acme");
     (100..103).for_each(|number| line.push(&acme, &[], number));
     // Whoever has a key without being configured, or asks for nonsense, makes no series of its own.

@@ -231,7 +231,12 @@ fn the_quota_of_a_day_survives_kill_9() {
 fn a_debt_survives_kill_9_with_what_was_running() {
     let stub = Stub::start(4);
     let policy = "tokens_per_day = 140\ntokens_per_minute = 10";
-    let mut gateway = Gateway::with_config(&stub.url(), &format!("[upstream]\nprobe_interval = \"100ms\"\n[ledger]\nprogress_interval = \"50ms\"\n[policies.default]\n{policy}"));
+    let mut gateway = Gateway::with_config(
+        &stub.url(),
+        &format!(
+            "[upstream]\nprobe_interval = \"100ms\"\n[ledger]\nprogress_interval = \"50ms\"\n[policies.default]\n{policy}"
+        ),
+    );
     stub.plan_next(vec![Step::Head, Step::Tokens(150), Step::Gate]);
     let running = gateway.stream_chat(&chat_stream(2000));
     eventually_true("its progress is in the ledger", || {
