@@ -424,19 +424,22 @@ fn a_prompt_that_does_not_fit_a_slot_is_refused_before_it_queues() {
 fn a_wait_that_would_be_too_long_is_refused_at_once_with_the_time_to_come_back() {
     let engine = Engine::start(Options::speaking().slots(1));
     let gateway = Gateway::start(&engine.url());
-    let long = with(chat_stream(150), json!({"ignore_eos": true}));
-    // The gateway learns how fast this server is, and how long these answers are.
+    let long = with(chat_stream(60), json!({"ignore_eos": true}));
+    // The gateway learns how fast this server is.
     (0..2).for_each(|_| drop(gateway.open(CHAT, &long).reply().unwrap()));
-    let ahead = (0..5).map(|_| send(&gateway, &gateway.key, &[], &long)).collect::<Vec<_>>();
+    // One request each of five tenants: one runs, and four wait before any other tenant.
+    let keys = (0..7).map(|number| gateway.create_key(&format!("tenant-{number}"))).collect::<Vec<_>>();
+    let ahead = keys[..5].iter().map(|key| send(&gateway, key, &[], &long)).collect::<Vec<_>>();
     wait_depth(&gateway, 4);
     let asked = Instant::now();
-    let refused = post(&gateway, &gateway.key, &[("x-request-timeout", "1")], &long);
-    assert!(asked.elapsed() < Duration::from_millis(700), "refused only after {:?}", asked.elapsed());
+    let refused = post(&gateway, &keys[5], &[("x-request-timeout", "0.5")], &long);
+    assert!(asked.elapsed() < Duration::from_millis(400), "refused only after {:?}", asked.elapsed());
     assert_eq!((refused.status, refused.code().as_str()), (429, "wait_too_long"), "{refused:?}");
     assert_says_when(&refused);
     let after: f64 = refused.head.header("retry-after").expect("Retry-After").parse().unwrap();
-    // A patient one, which waits as long as it takes.
-    let patient = gateway.stream_chat(&long);
+    // A patient one waits as long as it takes.
+    let mut patient = send(&gateway, &keys[6], &[], &long).answer().unwrap();
+    patient.next_text();
     let waited = asked.elapsed().as_secs_f64();
     eprintln!("to come back after {after} s; the wait was {waited:.1} s");
     assert!(after >= waited / 4.0 && after <= waited * 2.0 + 1.0, "{after} s told, {waited} s waited");
