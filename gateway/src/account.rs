@@ -162,7 +162,7 @@ impl Account {
     /// The tokens so far, without any being new to the client.
     pub fn counted(&mut self, count: Count) {
         self.count = count;
-        self.reservation.used(count.total());
+        self.reservation.used(count.prompt + count.completion);
         if let Some(progress) = &self.progress {
             progress.record(&count);
         }
@@ -194,7 +194,7 @@ impl Account {
         };
         match ending {
             Ending::Failed(_) | Ending::Drained if self.dispatched.is_none() => self.reservation.give_back(),
-            _ => self.reservation.settle(self.count.total()),
+            _ => self.reservation.settle(self.count.prompt + self.count.completion),
         }
         self.observe(ending);
         self.log(&outcome, operator);

@@ -63,14 +63,6 @@ pub struct Count {
     pub by: CountedBy,
 }
 
-impl Count {
-    /// Prompt and output.
-    pub fn total(&self) -> u64 {
-        // The numbers are llama-server's, and may be anything.
-        self.prompt.saturating_add(self.completion)
-    }
-}
-
 /// How a request ended: a ledger column, a metric label and a test case each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
