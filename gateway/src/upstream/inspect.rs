@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::board::{Board, State};
 use super::census::{Census, Watcher};
@@ -74,6 +74,7 @@ impl Inspector {
                 let abandoned = self.replica.link.abandoned();
                 let left = abandoned - std::mem::replace(&mut self.abandoned, abandoned);
                 self.complained = false;
+                debug!(replica = &*self.replica.address, ours, ?census, "inspected");
                 self.watcher.note(&census, ours, left, Instant::now())
             }
             Err(Blind::Silent) if self.get("/props").await.is_ok() => self.watcher.silence(Instant::now()),

@@ -29,5 +29,6 @@ mod fold;
 mod http;
 mod ledger;
 mod queue;
+mod replicas;
 mod surfaces;
 mod upstream_faults;
