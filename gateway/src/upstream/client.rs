@@ -111,7 +111,7 @@ impl Link {
         let head = self.head("POST ", path, &format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
         let begun = self.traffic.begin();
         let reply = self.request(head, body).await;
-        begun.is_over();
+        begun.done();
         reply
     }
 

@@ -97,6 +97,7 @@ fn of_two_llama_servers_under_load_one_is_killed_and_comes_back_and_only_what_it
         engines[0].restart(options);
         eventually_true("it takes work again", || output(&engines[0]) >= 900.0);
     });
+    assert_eq!(gateway.log().matches("was started anew").count(), 1);
     let failed = crowd.failed.load(Ordering::Relaxed);
     assert!(failed <= 2, "{failed} requests failed, two can have been in its slots");
     engines.iter().for_each(wait_idle);
@@ -155,6 +156,20 @@ fn llama_server_that_hangs_takes_no_work_and_goes_on_where_it_was_when_it_comes_
     let before = output(&hung);
     assert_eq!(gateway.post("/v1/chat/completions", &chat(5)).status, 200);
     assert!(output(&hung) > before, "it is the one with more free slots again");
+}
+
+#[test]
+fn a_restart_that_no_probe_sees_is_noticed_by_its_slots() {
+    let mut engine = Engine::start(Options::tiny().slots(1));
+    let config = "[upstream]\nprobe_interval = \"1h\"\ninspect_interval = \"2s\"\n[log]\nlevel = \"gateway=debug\"";
+    let gateway = Gateway::with_config(&engine.url(), config);
+    assert_eq!(gateway.post("/v1/chat/completions", &chat(5)).status, 200);
+    eventually_true("its slots were seen", || gateway.log().contains("inspected"));
+    let options = engine.options();
+    engine.restart(options);
+    eventually_true("the restart is noticed", || gateway.log().contains("was started anew"));
+    assert!(!gateway.log().contains("is down"));
+    assert_eq!(gateway.post("/v1/chat/completions", &chat(5)).status, 200);
 }
 
 /// Asks llama-server itself for a stream of many seconds.

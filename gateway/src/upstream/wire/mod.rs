@@ -92,7 +92,7 @@ pub(super) struct Begun<'a>(Option<&'a Traffic>);
 
 impl Begun<'_> {
     /// The reply has begun, or never will.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn done(mut self) {
         self.0 = None;
     }
 }
