@@ -25,7 +25,7 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 /// When to come back, where nothing better is known: a replica that has gone away is looked for every second.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How often a request is sent at most, before a byte of it has been.
+/// How often a request is sent at most while no replica has begun to work on it.
 const MAX_ATTEMPTS: u32 = 8;
 
 /// A request that waits for a slot.
@@ -207,10 +207,10 @@ impl Way<'_> {
         // They count from when llama-server is asked, not from the first attempt.
         let mut deadlines = self.deadlines();
         let mut sent = self.send(&slot, &deadlines).await?;
-        // Nothing was sent to a replica that cannot be connected to, so the request goes back to its place, and any
-        // replica may be asked. One that refuses is out of the queue by now: each attempt but a few meets another one.
+        // A replica that cannot be connected to has begun nothing, so the request goes back to its place, and any replica
+        // may be asked. One that refuses is out of the queue by now: each attempt but a few meets another one.
         for _ in 1..MAX_ATTEMPTS {
-            if !sent.as_ref().is_err_and(SendError::is_unsent) || Instant::now() >= self.deadline {
+            if !sent.as_ref().is_err_and(SendError::has_not_begun) || Instant::now() >= self.deadline {
                 break;
             }
             slot = self.wait(slot.unused()).await?;
@@ -271,7 +271,7 @@ impl Way<'_> {
 pub(crate) fn unsent(error: &SendError) -> Rejection {
     let rejection = match error {
         SendError::NoReplica(Readiness::Loading) => Rejection::model_loading(),
-        SendError::Connect { .. } | SendError::NoReplica(_) => Rejection::backend_unavailable(),
+        error if error.has_not_begun() => Rejection::backend_unavailable(),
         _ => Rejection::new(Reason::BackendError, "The model server failed to answer the request."),
     };
     rejection.operator(error.to_string()).retry_after(RETRY_AFTER)

@@ -236,7 +236,7 @@ impl Board {
 
     /// Its process was started anew although no probe found it absent.
     pub(super) fn restarted(&self, id: ReplicaId) {
-        self.queue.replica_restarted(id);
+        self.update(id, |status| status.marks.gone = true);
     }
 
     fn update(&self, id: ReplicaId, change: impl FnOnce(&mut ReplicaStatus)) {
@@ -247,6 +247,7 @@ impl Board {
             status.state = status.marks.state();
             if status.marks.gone && status.marks.probed == Probed::Ready {
                 status.marks.gone = false;
+                info!(replica = &*status.address, "llama-server was started anew: nothing is cached there");
                 self.queue.replica_restarted(id);
             }
             self.queue.set_replica(id, status.total_slots(), status.state == State::Ready);

@@ -28,7 +28,7 @@ pub(super) struct Census {
 /// What a busy slot does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Work {
-    task: u64,
+    task: i64,
     /// Two counts, one of which grows whenever something is done.
     progress: (f64, f64),
 }
@@ -37,9 +37,8 @@ struct Work {
 struct SlotReply {
     id: u64,
     is_processing: bool,
-    /// Missing until the slot has had a task.
-    #[serde(default)]
-    id_task: i64,
+    /// Missing until the slot has had a task. They are numbered from 0.
+    id_task: Option<i64>,
     #[serde(default)]
     n_prompt_tokens_processed: f64,
     #[serde(default)]
@@ -56,10 +55,9 @@ impl Census {
     /// Reads a reply to `/slots`.
     pub(super) fn of_slots(reply: &[u8]) -> Option<Self> {
         let slots: Vec<SlotReply> = serde_json::from_slice(reply).ok()?;
-        let task = |slot: &SlotReply| u64::try_from(slot.id_task).unwrap_or(0);
         let busy = slots.iter().filter(|slot| slot.is_processing).map(|slot| {
             let decoded = slot.next_token.iter().map(|next| next.n_decoded).sum();
-            (slot.id, Work { task: task(slot), progress: (slot.n_prompt_tokens_processed, decoded) })
+            (slot.id, Work { task: slot.id_task.unwrap_or(-1), progress: (slot.n_prompt_tokens_processed, decoded) })
         });
         let works: BTreeMap<_, _> = busy.collect();
         Some(Self {
@@ -67,7 +65,7 @@ impl Census {
             busy: u32::try_from(works.len()).ok()?,
             deferred: 0,
             by_task: true,
-            age: slots.iter().map(task).max().unwrap_or(0) as f64,
+            age: slots.iter().filter_map(|slot| slot.id_task).max().map_or(0.0, |task| task as f64 + 1.0),
             works,
         })
     }
@@ -121,7 +119,7 @@ pub(super) struct Watcher {
     foreign: u32,
     /// Requests of this gateway that it has given up, and llama-server perhaps not yet: at most so many of those tasks.
     orphans: u32,
-    orphan_tasks: BTreeSet<u64>,
+    orphan_tasks: BTreeSet<i64>,
     age: Option<(bool, f64)>,
 }
 
@@ -328,7 +326,8 @@ mod tests {
         assert!(!restarted(&slots(&[Some((5, 1, 1)), None])));
         assert!(!restarted(&slots(&[Some((6, 1, 1)), None])));
         assert!(restarted(&slots(&[None, None])), "no slot has had a task");
-        assert!(!restarted(&slots(&[Some((1, 1, 1)), None])));
+        assert!(!restarted(&slots(&[Some((0, 1, 1)), None])));
+        assert!(restarted(&slots(&[None, None])));
         assert!(!restarted(&metrics(0, 0, 50, 50)), "another measure");
         assert!(restarted(&metrics(0, 0, 3, 3)));
     }

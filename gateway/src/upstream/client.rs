@@ -28,6 +28,15 @@ pub enum SendError {
         /// What the connection said.
         source: io::Error,
     },
+    /// The connection was reset before anything came back: the replica had closed it with unread bytes, so that the
+    /// request had not begun. (One that was read and then lost with its process ends without a reset.)
+    #[error("{address} has not read the request: {source}")]
+    Unread {
+        /// `host:port`, for the operator only.
+        address: String,
+        /// What the connection said.
+        source: ReplyError,
+    },
     /// The connection broke before the head of a reply had arrived, or what came was none.
     #[error("no reply from {address}: {source}")]
     Broken {
@@ -57,9 +66,9 @@ impl SendError {
         matches!(self, Self::Connect { source, .. } if source.kind() != io::ErrorKind::TimedOut)
     }
 
-    /// Nothing of the request has reached a replica, so it may be sent to another one.
-    pub(crate) fn is_unsent(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::NoReplica(_))
+    /// No replica has begun to work on the request, so it may be sent to another one.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Unread { .. } | Self::NoReplica(_))
     }
 }
 
@@ -102,7 +111,7 @@ impl Link {
         let head = self.head("POST ", path, &format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
         let begun = self.traffic.begin();
         let reply = self.request(head, body).await;
-        begun.is_over();
+        begun.done();
         reply
     }
 
@@ -126,23 +135,30 @@ impl Link {
     }
 
     async fn request(&self, head: Bytes, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
+        let mut earlier = None;
         if let Some(wire) = self.pool.take() {
             match wire.exchange(head.clone().chain(body.clone()), &self.pool).await {
                 Ok(reply) => return Ok(reply),
                 // The server may have closed it while it was idle, which is no answer to this request. Only once:
                 // a new connection cannot have been idle.
-                Err(Lost { unanswered: true, .. }) => {}
-                Err(Lost { error, .. }) => return Err(self.broken(error)),
+                Err(lost) if lost.unanswered => earlier = Some(lost),
+                Err(lost) => return Err(self.broken(lost)),
             }
         }
-        let connected = self.connect().await;
-        let stream = connected.map_err(|source| SendError::Connect { address: self.authority.to_string(), source })?;
+        let stream = match (self.connect().await, earlier) {
+            (Ok(stream), _) => stream,
+            // The request itself may be what the process died of: it must not be taken to the next one.
+            (Err(_), Some(lost)) if !lost.is_unread() => return Err(self.broken(lost)),
+            (Err(source), _) => return Err(SendError::Connect { address: self.authority.to_string(), source }),
+        };
         let wire = Wire::new(stream, Arc::clone(&self.traffic));
-        wire.exchange(head.chain(body), &self.pool).await.map_err(|lost| self.broken(lost.error))
+        wire.exchange(head.chain(body), &self.pool).await.map_err(|lost| self.broken(lost))
     }
 
-    fn broken(&self, source: ReplyError) -> SendError {
-        SendError::Broken { address: self.authority.to_string(), source }
+    fn broken(&self, lost: Lost) -> SendError {
+        let (address, unread) = (self.authority.to_string(), lost.is_unread());
+        let source = lost.error;
+        if unread { SendError::Unread { address, source } } else { SendError::Broken { address, source } }
     }
 
     /// Connects to the first address of the host that can be connected to; each has its share of the time.

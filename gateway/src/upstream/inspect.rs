@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::board::{Board, State};
 use super::census::{Census, Watcher};
@@ -24,8 +24,8 @@ const MAX_REPLY: usize = 8 << 20;
 
 /// Why an inspection found nothing.
 enum Blind {
-    /// llama-server was started without it.
-    SwitchedOff,
+    /// llama-server was started without it, or tells it in a way that is not known.
+    Untold,
     /// There was no answer in time.
     Silent,
     /// Something else: the prober will find out what.
@@ -74,10 +74,11 @@ impl Inspector {
                 let abandoned = self.replica.link.abandoned();
                 let left = abandoned - std::mem::replace(&mut self.abandoned, abandoned);
                 self.complained = false;
+                debug!(replica = &*self.replica.address, ours, ?census, "inspected");
                 self.watcher.note(&census, ours, left, Instant::now())
             }
             Err(Blind::Silent) if self.get("/props").await.is_ok() => self.watcher.silence(Instant::now()),
-            Err(Blind::SwitchedOff) if !self.complained => {
+            Err(Blind::Untold) if !self.complained => {
                 let replica = &*self.replica.address;
                 info!(replica, "llama-server does not tell what its slots do\n  hint: start it with --slots");
                 self.complained = true;
@@ -92,10 +93,10 @@ impl Inspector {
     }
 
     async fn look(&self) -> Result<Census, Blind> {
-        let mut census = match self.get("/slots").await {
-            Ok(slots) => Census::of_slots(&slots).ok_or(Blind::Failed)?,
-            Err(Blind::SwitchedOff) => Census::of_metrics(&self.get("/metrics").await?).ok_or(Blind::Failed)?,
-            Err(blind) => return Err(blind),
+        let slots = self.get("/slots").await.and_then(|reply| Census::of_slots(&reply).ok_or(Blind::Untold));
+        let mut census = match slots {
+            Err(Blind::Untold) => Census::of_metrics(&self.get("/metrics").await?).ok_or(Blind::Untold)?,
+            slots => slots?,
         };
         // Only then can anything wait in llama-server's own queue. Averages in /metrics begin anew with each reader, so
         // that it is not read without need.
@@ -118,7 +119,7 @@ impl Inspector {
             Err(_elapsed) => Err(Blind::Silent),
             Ok(Ok((StatusCode::OK, body))) => Ok(body),
             Ok(Ok((StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN, _)))
-            | Ok(Err(SendError::TooLarge)) => Err(Blind::SwitchedOff),
+            | Ok(Err(SendError::TooLarge)) => Err(Blind::Untold),
             Ok(_) => Err(Blind::Failed),
         }
     }

@@ -165,9 +165,10 @@ impl Upstream {
     /// Dropping this future or the body closes the connection at once.
     ///
     /// # Errors
-    /// [`SendError::Connect`]: no byte was sent, so it may be sent again; a replica that refuses connections is taken
-    /// out of the queue before this returns. [`SendError::Broken`]: the replica may have begun to work on it. A
-    /// connection that turns out to have been closed while it was idle is replaced by a new one, once.
+    /// [`SendError::Connect`] and [`SendError::Unread`]: nothing has begun, so it may be sent again; a replica that
+    /// refuses connections is taken out of the queue before this returns. [`SendError::Broken`]: the replica may have
+    /// begun to work on it. A connection that turns out to have been closed while it was idle is replaced by a new one,
+    /// once.
     pub async fn send(
         &self,
         id: ReplicaId,

@@ -317,7 +317,7 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     // The first attempts may meet the pooled connection of the probe before its end was noticed.
     let error = loop {
         match world.upstream.send(slot.replica(), "/v1/chat/completions", "{}".into()).await.unwrap_err() {
-            SendError::Broken { .. } => {}
+            SendError::Broken { .. } | SendError::Unread { .. } => {}
             error => break error,
         }
     };
@@ -325,6 +325,34 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     drop(slot);
     let next = world.queue.enter(fixture::ticket("t", 1)).unwrap().await.unwrap();
     assert_eq!(next.replica(), ReplicaId(1));
+}
+
+#[tokio::test]
+async fn a_request_that_its_replica_has_not_read_may_be_sent_to_another_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::start(&[listener.local_addr().unwrap()], |config| config.probe_interval = HOUR);
+    let probe = listener.accept().await.unwrap();
+    let reply = world.chat(0);
+    let (socket, _) = listener.accept().await.unwrap();
+    socket.peek(&mut [0]).await.unwrap();
+    drop(socket);
+    let error = reply.await.unwrap().unwrap_err();
+    assert!(matches!(error, SendError::Unread { .. }) && error.has_not_begun(), "{error}");
+    drop(probe);
+}
+
+#[tokio::test]
+async fn a_request_that_its_replica_may_have_died_of_is_not_taken_to_another_one() {
+    let mut fake = Fake::start(Mood::Ready { slots: 1 }).await;
+    let world = World::start(&[fake.address], |config| config.probe_interval = HOUR);
+    world.reaches(0, State::Ready, 1).await;
+    // On the connection of the probe, which lives on.
+    let reply = world.chat(0);
+    let post = fake.posts.recv().await.unwrap();
+    fake.die().await;
+    drop(post);
+    let error = reply.await.unwrap().unwrap_err();
+    assert!(matches!(error, SendError::Broken { .. }) && !error.has_not_begun(), "{error}");
 }
 
 #[tokio::test]

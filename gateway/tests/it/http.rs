@@ -113,7 +113,8 @@ fn encoded_bodies_are_refused() {
 #[test]
 fn paths_that_are_not_served_are_404s_and_never_reach_llama_server() {
     let stub = Stub::start(1);
-    let gateway = Gateway::start(&stub.url());
+    // The gateway itself looks at the slots; here it must not.
+    let gateway = Gateway::with_config(&stub.url(), "[upstream]\ninspect_interval = \"1h\"");
     let before = stub.other_heads().len();
     let paths = [
         "/",

@@ -34,6 +34,7 @@ mod http;
 mod ledger;
 mod limits;
 mod queue;
+mod replicas;
 mod surfaces;
 mod upstream_faults;
 mod waiting;

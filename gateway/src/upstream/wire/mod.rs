@@ -52,6 +52,13 @@ pub(super) struct Lost {
     pub(super) unanswered: bool,
 }
 
+impl Lost {
+    /// It was reset, as a socket is that is closed while there are bytes in it that nobody has read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unanswered && matches!(self.error, ReplyError::Io(_))
+    }
+}
+
 /// What has happened on all connections to a replica.
 #[derive(Default)]
 pub(super) struct Traffic {
@@ -85,7 +92,7 @@ pub(super) struct Begun<'a>(Option<&'a Traffic>);
 
 impl Begun<'_> {
     /// The reply has begun, or never will.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn done(mut self) {
         self.0 = None;
     }
 }

@@ -106,6 +106,22 @@ struct Inner {
     other: Vec<String>,
 }
 
+impl Inner {
+    /// Each request that is being answered occupies a slot, and decodes a token when it sends one.
+    fn slots_reply(&self) -> Value {
+        let live = |recorded: &Recorded| !recorded.finished && recorded.closed.is_none();
+        let mut busy = self.requests.iter().enumerate().filter(|(_, recorded)| live(recorded));
+        let slot = |id| match busy.next() {
+            None => json!({"id": id, "n_ctx": 2048, "is_processing": false}),
+            Some((task, recorded)) => json!({
+                "id": id, "n_ctx": 2048, "is_processing": true, "id_task": task + 1,
+                "n_prompt_tokens_processed": PROMPT_TOKENS, "next_token": [{"n_decoded": recorded.tokens}],
+            }),
+        };
+        (0..self.slots).map(slot).collect()
+    }
+}
+
 #[derive(Default)]
 struct State {
     inner: Mutex<Inner>,
@@ -133,9 +149,14 @@ pub(crate) struct Stub {
 impl Stub {
     /// One with so many slots, whose answers are three tokens long.
     pub(crate) fn start(slots: u32) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), slots)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn start_at(address: SocketAddr, slots: u32) -> Self {
         let state = Arc::new(State::default());
         state.update(|inner| (inner.slots, inner.plan) = (slots, stream_of(3)));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -327,6 +348,7 @@ fn answer_other(state: &State, stream: &TcpStream, head: String, path: &str) {
             json!({"total_slots": slots, "default_generation_settings": {"n_ctx": 2048}, "model_alias": "stub",
                    "build_info": "stub", "model_path": "/stub.gguf", "chat_template": ""}),
         ),
+        "/slots" => (200, state.lock().slots_reply()),
         "/v1/models" => (
             200,
             json!({"object": "list", "data": [{"id": "stub", "object": "model", "created": 1, "owned_by": "llamacpp",
