@@ -4,136 +4,15 @@
 //! Start-time fair queuing at both levels: the smallest tag goes first and is charged at once; the virtual time is the
 //! start tag of the last one; who comes back is lifted to it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
+use super::flow::{Charge, Flow, FlowId, Lane, Place, Turn, Waiter};
 use super::scheduler::TicketId;
 use super::tag::{Standing, Tag};
 use super::tenants::Tenants;
 use super::{Class, ClassId, Ticket};
 use crate::config::Order;
-
-/// A tenant within a class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct FlowId(u64);
-
-/// A request's place within its flow: the earliest deadline first, then the order of arrival. There is no deadline
-/// where arrival alone counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    deadline: Option<Instant>,
-    pub(super) ticket: TicketId,
-}
-
-/// A flow's place within its class: by tag, then fewer slots in flight, then the request that has waited the longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
-    pub(super) tag: Tag,
-    in_flight: u32,
-    pub(super) head: TicketId,
-    pub(super) flow: FlowId,
-}
-
-/// A request that waits.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) id: TicketId,
-    pub(super) ticket: Ticket,
-    /// One at least.
-    pub(super) slots: u32,
-    pub(super) entered: Instant,
-    /// What it was expected to cost when it came.
-    pub(super) cost: f64,
-    /// Where a replica has this link, at least half of the prompt is in its cache.
-    pub(super) halfway: Option<u32>,
-}
-
-/// What a request has been charged.
-#[derive(Debug)]
-pub(super) struct Charge {
-    pub(super) flow: FlowId,
-    class: usize,
-    weight: u32,
-    eras: (u64, u64),
-    charged: (Tag, Tag),
-}
-
-/// The requests of one tenant in one class.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) tenant: Arc<str>,
-    pub(super) class: usize,
-    pub(super) weight: u32,
-    pub(super) standing: Standing,
-    in_flight: u32,
-    pub(super) places: BTreeMap<Place, Box<Waiter>>,
-    /// Those that are too wide for every ready replica: they hold nobody up.
-    pub(super) stranded: BTreeMap<Place, Box<Waiter>>,
-    /// The places by key, since each key has its own cap.
-    lines: HashMap<Arc<str>, Line>,
-    /// The first place of each key that is below its cap.
-    heads: BTreeSet<Place>,
-    /// Its place in the class, and how many slots its head needs. `None`: it has nothing that may run.
-    pub(super) turn: Option<(u32, Turn)>,
-    /// The cost of all places.
-    pub(super) queued: f64,
-    /// How many times in a row it was passed over although it was its turn.
-    pub(super) passes: u32,
-    /// Units of cost that it has been given since the last look at the shares.
-    pub(super) got: f64,
-    /// It has had something to run ever since the last look.
-    pub(super) steady: bool,
-}
-
-impl Flow {
-    /// Whether a request of this key would be the first that may run, as far as caps allow.
-    pub(super) fn nobody_before(&self, key: &str) -> bool {
-        self.heads.is_empty() && !self.lines.contains_key(key)
-    }
-}
-
-/// The requests of one key.
-#[derive(Debug, Default)]
-struct Line {
-    places: BTreeSet<Place>,
-    /// The first place, while it is among the heads.
-    head: Option<Place>,
-}
-
-/// A class of flows.
-#[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) class: Class,
-    pub(super) standing: Standing,
-    pub(super) in_flight: u32,
-    /// The virtual time of its flows.
-    pub(super) now: Tag,
-    /// The flows that have something to run, by the slots that their heads need.
-    turns: BTreeMap<u32, BTreeSet<Turn>>,
-    /// Flows that have nothing to run or running, with a tag that is still ahead of the virtual time.
-    resting: BTreeSet<(Tag, FlowId)>,
-    /// How many requests wait, and what they cost.
-    pub(super) waiting: (usize, f64),
-}
-
-impl Lane {
-    /// The first flow whose head needs no more slots than that.
-    pub(super) fn first(&self, widest: u32) -> Option<Turn> {
-        self.turns.range(..=widest).filter_map(|(_, turns)| turns.first()).min().copied()
-    }
-
-    /// Flows up to a tag, in order for each number of slots.
-    pub(super) fn until(&self, tag: Tag) -> impl Iterator<Item = &Turn> {
-        self.turns.values().flat_map(move |turns| turns.iter().take_while(move |turn| turn.tag <= tag))
-    }
-
-    /// All flows that have something to run.
-    pub(super) fn turns(&self) -> impl Iterator<Item = &Turn> {
-        self.turns.values().flatten()
-    }
-}
 
 /// Everybody who waits or runs.
 #[derive(Debug)]
@@ -153,18 +32,9 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(order: Order, classes: Vec<Class>) -> Self {
-        let lane = |class| Lane {
-            class,
-            standing: Standing::default(),
-            in_flight: 0,
-            now: Tag::ZERO,
-            turns: BTreeMap::new(),
-            resting: BTreeSet::new(),
-            waiting: (0, 0.0),
-        };
         Self {
             order,
-            lanes: classes.into_iter().map(lane).collect(),
+            lanes: classes.into_iter().map(Lane::new).collect(),
             now: Tag::ZERO,
             flows: HashMap::new(),
             tenants: Tenants::default(),
@@ -332,23 +202,7 @@ impl Flows {
     fn create(&mut self, ticket: &Ticket, class: usize) -> FlowId {
         let id = FlowId(self.created);
         self.created += 1;
-        let flow = Flow {
-            tenant: ticket.tenant.clone(),
-            class,
-            weight: ticket.weight,
-            standing: Standing::default(),
-            in_flight: 0,
-            places: BTreeMap::new(),
-            stranded: BTreeMap::new(),
-            lines: HashMap::new(),
-            heads: BTreeSet::new(),
-            turn: None,
-            queued: 0.0,
-            passes: 0,
-            got: 0.0,
-            steady: false,
-        };
-        self.flows.insert(id, flow);
+        self.flows.insert(id, Flow::new(ticket, class));
         self.tenants.add_flow(&ticket.tenant, id);
         id
     }

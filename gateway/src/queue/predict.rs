@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flows::{Flow, FlowId, Lane, Place, Waiter};
+use super::flow::{Flow, FlowId, Lane, Place, Waiter};
 use super::scheduler::{MIN_RETRY_AFTER, Scheduler, TicketId};
 use super::tag::Tag;
 use super::{Outlook, Ticket};

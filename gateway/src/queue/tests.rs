@@ -1,14 +1,16 @@
 //! The queue as its users see it: futures, wake-ups, drops, many threads, metrics.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake};
 
 use proptest::prelude::*;
 
 use super::fixture::{settings, ticket};
 use super::*;
 use crate::config::Order;
-use crate::ledger::CountedBy;
+use crate::ledger::{Count, CountedBy};
 
 fn queue_of(settings: Settings, replicas: &[u32]) -> Queue {
     let queue = Queue::new(settings, Arc::new(Metrics::new().unwrap()));
