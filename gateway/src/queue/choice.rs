@@ -5,7 +5,7 @@ use super::scheduler::{Scheduler, TicketId};
 use super::tag::Tag;
 
 /// How many flows, and how many requests of each, are looked at for a warm prompt: a decision must stay cheap.
-const MAX_FLOWS_TRIED: usize = 32;
+const MAX_FLOWS_TRIED: usize = 16;
 const MAX_HEADS_TRIED: usize = 4;
 
 impl Scheduler {
@@ -32,12 +32,14 @@ impl Scheduler {
         if slack == 0.0 || self.flows.first_come() || passed.passes >= self.settings.locality_passes {
             return None;
         }
+        let free = self.replicas.most_free();
         let near = self.flows.lanes.get(passed.class)?.until(first.tag + Tag::of(slack, 1));
         let others = near.filter(|turn| turn.flow != first.flow);
         for turn in std::iter::once(&first).chain(others).take(MAX_FLOWS_TRIED) {
             let Some(flow) = self.flows.get(turn.flow) else { continue };
             let warm = |waiter: &Waiter| {
-                waiter.halfway.is_some_and(|link| self.replicas.is_warm(link, waiter.slots))
+                waiter.slots <= free
+                    && waiter.halfway.is_some_and(|link| self.replicas.is_warm(link, free))
                     && self.flows.tenants.key_may_run(&waiter.ticket, waiter.slots)
                     && self.flows.tenants.tenant_may_run(&waiter.ticket, waiter.slots)
             };

@@ -144,12 +144,11 @@ impl Replicas {
         best.map(|(&id, replica)| if replica.free() >= slots { Spot::Start(id) } else { Spot::Gather(id) })
     }
 
-    /// Whether one of the least loaded replicas, on which such a request would be placed, has everything up to this link
-    /// in its cache.
-    pub(super) fn is_warm(&self, link: u32, slots: u32) -> bool {
-        let free = self.most_free();
+    /// Whether one of the replicas with this many free slots has everything up to this link in its cache. With the most
+    /// that are free on any, it is one on which a request would be placed.
+    pub(super) fn is_warm(&self, link: u32, free: u32) -> bool {
         let warm = |replica: &Replica| !replica.tainted && replica.warm.has(link);
-        free >= slots && self.0.values().any(|replica| replica.open() && replica.free() == free && warm(replica))
+        self.0.values().any(|replica| replica.open() && replica.free() == free && warm(replica))
     }
 
     /// Which share of its prompt a request would find in the cache of a replica.
