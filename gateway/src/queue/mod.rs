@@ -32,6 +32,8 @@ mod running;
 pub(crate) mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+#[cfg(test)]
+mod sim;
 mod speed;
 mod stats;
 mod tag;
