@@ -144,12 +144,12 @@ impl Replicas {
         best.map(|(&id, replica)| if replica.free() >= slots { Spot::Start(id) } else { Spot::Gather(id) })
     }
 
-    /// Whether one of the least loaded replicas, on which such a request would be placed, has everything up to this link
-    /// in its cache.
-    pub(super) fn is_warm(&self, link: u32, slots: u32) -> bool {
+    /// How many prompts ago one of the least loaded replicas, on which such a request would be placed, used everything
+    /// up to this link; `None` if none is known to have it.
+    pub(super) fn age(&self, link: u32, slots: u32) -> Option<u64> {
         let free = self.most_free();
-        let warm = |replica: &Replica| !replica.tainted && replica.warm.has(link);
-        free >= slots && self.0.values().any(|replica| replica.open() && replica.free() == free && warm(replica))
+        let open = self.0.values().filter(|replica| replica.open() && replica.free() == free && !replica.tainted);
+        open.filter_map(|replica| replica.warm.age(link)).min().filter(|_| free >= slots)
     }
 
     /// Which share of its prompt a request would find in the cache of a replica.
@@ -190,10 +190,14 @@ impl Replicas {
         if ticket.private && !replica.tainted {
             (replica.tainted, replica.warm) = (true, Warm::default());
         }
-        if !replica.tainted {
+        !replica.tainted
+    }
+
+    /// A prompt has run: from now on others find it in the cache, not while its slot was busy.
+    pub(super) fn remember(&mut self, id: ReplicaId, ticket: &Ticket) {
+        if let Some(replica) = self.0.get_mut(&id).filter(|replica| !replica.tainted) {
             replica.warm.remember(&ticket.prefix);
         }
-        !replica.tainted
     }
 
     /// Gives slots back.

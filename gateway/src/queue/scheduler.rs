@@ -328,6 +328,7 @@ impl Scheduler {
         }
         let flow = running.charge.flow;
         self.flows.occupy(flow, ticket, -i64::from(*slots));
+        self.replicas.remember(replica, ticket);
         self.replicas.free(replica, *slots);
         self.flows.rest(flow);
     }
