@@ -35,20 +35,27 @@ impl Scheduler {
         let free = self.replicas.most_free();
         let near = self.flows.lanes.get(passed.class)?.until(first.tag + Tag::of(slack, 1));
         let others = near.filter(|turn| turn.flow != first.flow);
+        // The one that was used last is the one that was least probably displaced since.
+        let mut best: Option<(u64, TicketId)> = None;
         for turn in std::iter::once(&first).chain(others).take(MAX_FLOWS_TRIED) {
             let Some(flow) = self.flows.get(turn.flow) else { continue };
-            let warm = |waiter: &Waiter| {
-                waiter.slots <= free
-                    && waiter.halfway.is_some_and(|link| self.replicas.is_warm(link, free))
-                    && self.flows.tenants.key_may_run(&waiter.ticket, waiter.slots)
-                    && self.flows.tenants.tenant_may_run(&waiter.ticket, waiter.slots)
-            };
-            if turn.tag <= first.tag + Tag::of(slack, flow.weight)
-                && let Some(waiter) = flow.places.values().take(MAX_HEADS_TRIED).find(|waiter| warm(waiter))
-            {
-                return Some(waiter.id);
+            if turn.tag > first.tag + Tag::of(slack, flow.weight) {
+                continue;
+            }
+            for waiter in flow.places.values().take(MAX_HEADS_TRIED) {
+                let link = waiter.halfway.filter(|_| waiter.slots <= free);
+                let age = link.and_then(|link| self.replicas.age(link, free));
+                let younger = age.filter(|age| best.is_none_or(|(least, _)| *age < least));
+                if let Some(age) = younger.filter(|_| self.may_run(waiter)) {
+                    best = Some((age, waiter.id));
+                }
             }
         }
-        None
+        best.map(|(_, id)| id)
+    }
+
+    fn may_run(&self, waiter: &Waiter) -> bool {
+        let (tenants, slots) = (&self.flows.tenants, waiter.slots);
+        tenants.key_may_run(&waiter.ticket, slots) && tenants.tenant_may_run(&waiter.ticket, slots)
     }
 }

@@ -327,6 +327,7 @@ impl Scheduler {
         if output > 0 {
             self.lengths.learn(&ticket.tenant, ticket.surface, output as f64 / f64::from(*slots));
         }
+        self.replicas.remember(replica, ticket);
         self.replicas.free(replica, *slots);
         self.flows.rest(running.charge.flow);
     }
