@@ -1,8 +1,10 @@
 //! What must hold of a scheduler at any time between two decisions, found out without its indices.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::flows::Waiter;
+use super::Ticket;
+use super::flow::Waiter;
 use super::scheduler::Scheduler;
 
 impl Scheduler {
@@ -36,5 +38,28 @@ impl Scheduler {
         }
         assert_eq!(waiting, self.flows.waiting());
         self.check_capacity();
+    }
+
+    /// Panics if what runs and what is counted as running differ, or if a cap is exceeded.
+    fn check_capacity(&self) {
+        let mut tenants: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
+        for running in self.running.values() {
+            let Waiter { ticket, slots, .. } = &*running.waiter;
+            *tenants.entry(&ticket.tenant).or_default() += slots;
+            *keys.entry(&ticket.key).or_default() += slots;
+        }
+        for running in self.running.values() {
+            let Ticket { tenant, key, caps, .. } = &running.waiter.ticket;
+            let ((of_tenant, of_key), uncapped) = ((tenants[&**tenant], keys[&**key]), caps.tenant_slots == 0);
+            // Others of the tenant may have had no caps.
+            let all_capped = self.running.values().all(|other| other.waiter.ticket.caps == *caps);
+            assert!(uncapped || !all_capped || of_tenant <= caps.tenant_slots && of_key <= caps.key_slots);
+        }
+        let in_flight: u32 = self.load().iter().map(|load| load.in_flight).sum();
+        let started = self.running.values().filter(|running| running.replica.is_some());
+        assert!(in_flight <= started.map(|running| running.waiter.slots).sum());
+        assert_eq!(self.gathering.len(), self.running.values().filter(|running| running.replica.is_none()).count());
+        assert_eq!(tenants.values().sum::<u32>(), self.flows.lanes.iter().map(|lane| lane.in_flight).sum::<u32>());
     }
 }

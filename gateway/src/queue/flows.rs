@@ -4,136 +4,15 @@
 //! Start-time fair queuing at both levels: the smallest tag goes first and is charged at once; the virtual time is the
 //! start tag of the last one; who comes back is lifted to it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
+use super::flow::{Charge, Flow, FlowId, Lane, Place, Slab, Turn, Waiter};
 use super::scheduler::TicketId;
 use super::tag::{Standing, Tag};
 use super::tenants::Tenants;
 use super::{Class, ClassId, Ticket};
 use crate::config::Order;
-
-/// A tenant within a class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct FlowId(u64);
-
-/// A request's place within its flow: the earliest deadline first, then the order of arrival. There is no deadline
-/// where arrival alone counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    deadline: Option<Instant>,
-    pub(super) ticket: TicketId,
-}
-
-/// A flow's place within its class: by tag, then fewer slots in flight, then the request that has waited the longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
-    pub(super) tag: Tag,
-    in_flight: u32,
-    pub(super) head: TicketId,
-    pub(super) flow: FlowId,
-}
-
-/// A request that waits.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) id: TicketId,
-    pub(super) ticket: Ticket,
-    /// One at least.
-    pub(super) slots: u32,
-    pub(super) entered: Instant,
-    /// What it was expected to cost when it came.
-    pub(super) cost: f64,
-    /// Where a replica has this link, at least half of the prompt is in its cache.
-    pub(super) halfway: Option<u32>,
-}
-
-/// What a request has been charged.
-#[derive(Debug)]
-pub(super) struct Charge {
-    pub(super) flow: FlowId,
-    class: usize,
-    weight: u32,
-    eras: (u64, u64),
-    charged: (Tag, Tag),
-}
-
-/// The requests of one tenant in one class.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) tenant: Arc<str>,
-    pub(super) class: usize,
-    pub(super) weight: u32,
-    pub(super) standing: Standing,
-    in_flight: u32,
-    pub(super) places: BTreeMap<Place, Box<Waiter>>,
-    /// Those that are too wide for every ready replica: they hold nobody up.
-    pub(super) stranded: BTreeMap<Place, Box<Waiter>>,
-    /// The places by key, since each key has its own cap.
-    lines: HashMap<Arc<str>, Line>,
-    /// The first place of each key that is below its cap.
-    heads: BTreeSet<Place>,
-    /// Its place in the class, and how many slots its head needs. `None`: it has nothing that may run.
-    pub(super) turn: Option<(u32, Turn)>,
-    /// The cost of all places.
-    pub(super) queued: f64,
-    /// How many times in a row it was passed over although it was its turn.
-    pub(super) passes: u32,
-    /// Units of cost that it has been given since the last look at the shares.
-    pub(super) got: f64,
-    /// It has had something to run ever since the last look.
-    pub(super) steady: bool,
-}
-
-impl Flow {
-    /// Whether a request of this key would be the first that may run, as far as caps allow.
-    pub(super) fn nobody_before(&self, key: &str) -> bool {
-        self.heads.is_empty() && !self.lines.contains_key(key)
-    }
-}
-
-/// The requests of one key.
-#[derive(Debug, Default)]
-struct Line {
-    places: BTreeSet<Place>,
-    /// The first place, while it is among the heads.
-    head: Option<Place>,
-}
-
-/// A class of flows.
-#[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) class: Class,
-    pub(super) standing: Standing,
-    pub(super) in_flight: u32,
-    /// The virtual time of its flows.
-    pub(super) now: Tag,
-    /// The flows that have something to run, by the slots that their heads need.
-    turns: BTreeMap<u32, BTreeSet<Turn>>,
-    /// Flows that have nothing to run or running, with a tag that is still ahead of the virtual time.
-    resting: BTreeSet<(Tag, FlowId)>,
-    /// How many requests wait, and what they cost.
-    pub(super) waiting: (usize, f64),
-}
-
-impl Lane {
-    /// The first flow whose head needs no more slots than that.
-    pub(super) fn first(&self, widest: u32) -> Option<Turn> {
-        self.turns.range(..=widest).filter_map(|(_, turns)| turns.first()).min().copied()
-    }
-
-    /// Flows up to a tag, in order for each number of slots.
-    pub(super) fn until(&self, tag: Tag) -> impl Iterator<Item = &Turn> {
-        self.turns.values().flat_map(move |turns| turns.iter().take_while(move |turn| turn.tag <= tag))
-    }
-
-    /// All flows that have something to run.
-    pub(super) fn turns(&self) -> impl Iterator<Item = &Turn> {
-        self.turns.values().flatten()
-    }
-}
 
 /// Everybody who waits or runs.
 #[derive(Debug)]
@@ -142,10 +21,9 @@ pub(super) struct Flows {
     pub(super) lanes: Vec<Lane>,
     /// The virtual time of the classes.
     pub(super) now: Tag,
-    flows: HashMap<FlowId, Flow>,
+    flows: Slab,
     pub(super) tenants: Tenants,
     waiting: HashMap<TicketId, (FlowId, Place)>,
-    created: u64,
     /// Nobody is lifted: for tests that show what the lift is for.
     #[cfg(test)]
     pub(super) no_lift: bool,
@@ -153,38 +31,28 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(order: Order, classes: Vec<Class>) -> Self {
-        let lane = |class| Lane {
-            class,
-            standing: Standing::default(),
-            in_flight: 0,
-            now: Tag::ZERO,
-            turns: BTreeMap::new(),
-            resting: BTreeSet::new(),
-            waiting: (0, 0.0),
-        };
         Self {
             order,
-            lanes: classes.into_iter().map(lane).collect(),
+            lanes: classes.into_iter().map(Lane::new).collect(),
             now: Tag::ZERO,
-            flows: HashMap::new(),
+            flows: Slab::default(),
             tenants: Tenants::default(),
             waiting: HashMap::new(),
-            created: 0,
             #[cfg(test)]
             no_lift: false,
         }
     }
 
     pub(super) fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id)
+        self.flows.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(&id)
+        self.flows.get_mut(id)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
-        self.flows.iter().map(|(&id, flow)| (id, flow))
+        self.flows.iter()
     }
 
     /// How many requests wait.
@@ -218,7 +86,7 @@ impl Flows {
 
     /// The flow of a tenant in a class, as if it had just come if there is none yet.
     pub(super) fn flow_of(&self, tenant: &str, class: usize) -> Option<FlowId> {
-        self.tenants.flows(tenant).find(|id| self.flows.get(id).is_some_and(|flow| flow.class == class))
+        self.tenants.flows(tenant).find(|&id| self.flows.get(id).is_some_and(|flow| flow.class == class))
     }
 
     /// A request joins, or comes back to where it was.
@@ -227,7 +95,7 @@ impl Flows {
         let id = self.flow_of(&waiter.ticket.tenant, class).unwrap_or_else(|| self.create(&waiter.ticket, class));
         let deadline = (!self.first_come()).then_some(waiter.ticket.deadline);
         let place = Place { deadline, ticket: waiter.id };
-        let (Some(flow), Some(lane)) = (self.flows.get_mut(&id), self.lanes.get_mut(class)) else { return };
+        let (Some(flow), Some(lane)) = (self.flows.get_mut(id), self.lanes.get_mut(class)) else { return };
         lane.resting.remove(&(flow.standing.tag, id));
         self.waiting.insert(waiter.id, (id, place));
         self.tenants.waits(&waiter.ticket, 1);
@@ -247,8 +115,15 @@ impl Flows {
 
     /// A request stops waiting. Its flow stays until it is told to [`rest`](Self::rest).
     pub(super) fn take(&mut self, ticket: TicketId) -> Option<Box<Waiter>> {
+        let (id, _) = self.find(ticket)?;
+        let waiter = self.remove(ticket);
+        self.refresh(id);
+        waiter
+    }
+
+    fn remove(&mut self, ticket: TicketId) -> Option<Box<Waiter>> {
         let (id, place) = self.waiting.remove(&ticket)?;
-        let flow = self.flows.get_mut(&id)?;
+        let flow = self.flows.get_mut(id)?;
         let waiter = match flow.stranded.remove(&place) {
             Some(waiter) => waiter,
             None => {
@@ -266,30 +141,16 @@ impl Flows {
         };
         self.tenants.waits(&waiter.ticket, -1);
         self.refresh_line(id, &waiter.ticket.key);
-        self.refresh(id);
         Some(waiter)
     }
 
-    /// A request of the flow takes slots; with `slots` below zero, gives them back.
-    pub(super) fn occupy(&mut self, id: FlowId, ticket: &Ticket, slots: i64) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        let add = |count: u32| u32::try_from(i64::from(count) + slots).unwrap_or_default();
-        flow.in_flight = add(flow.in_flight);
-        if let Some(lane) = self.lanes.get_mut(flow.class) {
-            lane.in_flight = add(lane.in_flight);
-        }
-        self.tenants.occupies(ticket, slots);
-        // The caps of the tenant and of the key hold in all classes.
-        for id in self.tenants.flows(&ticket.tenant).collect::<Vec<_>>() {
-            self.refresh_line(id, &ticket.key);
-            self.refresh(id);
-        }
-    }
-
-    /// A request is dispatched in the turn of `first`: the virtual time moves on, and what it will cost is charged.
-    pub(super) fn charge(&mut self, id: FlowId, first: Tag, cost: f64) -> Option<Charge> {
+    /// A waiting request is dispatched in the turn of `first`: the virtual time moves on, what it will cost is charged,
+    /// and its slots count.
+    pub(super) fn dispatch(&mut self, ticket: TicketId, first: Tag, cost: f64) -> Option<(Box<Waiter>, Charge)> {
+        let (id, _) = self.find(ticket)?;
+        let waiter = self.remove(ticket)?;
         let fair = !self.first_come();
-        let flow = self.flows.get(&id)?;
+        let flow = self.flows.get(id)?;
         let lane = self.lanes.get_mut(flow.class)?;
         if fair {
             lane.now = lane.now.max(first);
@@ -305,20 +166,47 @@ impl Flows {
             charged: (Tag::ZERO, Tag::ZERO),
         };
         self.forget_rested(charge.class);
-        self.recharge(&mut charge, cost);
-        Some(charge)
+        self.charge(&mut charge, cost);
+        self.occupy(id, &waiter.ticket, i64::from(waiter.slots));
+        Some((waiter, charge))
     }
 
     /// A request turns out to cost this much.
     pub(super) fn recharge(&mut self, charge: &mut Charge, cost: f64) {
-        let (Some(flow), Some(lane)) = (self.flows.get_mut(&charge.flow), self.lanes.get_mut(charge.class)) else {
+        self.charge(charge, cost);
+        self.refresh(charge.flow);
+    }
+
+    /// A dispatched request has cost this much; its slots do not count any more.
+    pub(super) fn settle(&mut self, charge: &mut Charge, cost: f64, waiter: &Waiter) {
+        self.charge(charge, cost);
+        self.occupy(charge.flow, &waiter.ticket, -i64::from(waiter.slots));
+    }
+
+    fn charge(&mut self, charge: &mut Charge, cost: f64) {
+        let (Some(flow), Some(lane)) = (self.flows.get_mut(charge.flow), self.lanes.get_mut(charge.class)) else {
             return;
         };
         let due = (Tag::of(cost, charge.weight), Tag::of(cost, lane.class.weight));
         flow.standing.charge(due.0 - charge.charged.0, charge.eras.0);
         lane.standing.charge(due.1 - charge.charged.1, charge.eras.1);
         charge.charged = due;
-        self.refresh(charge.flow);
+    }
+
+    /// A request of the flow takes slots; with `slots` below zero, gives them back.
+    fn occupy(&mut self, id: FlowId, ticket: &Ticket, slots: i64) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let add = |count: u32| u32::try_from(i64::from(count) + slots).unwrap_or_default();
+        flow.in_flight = add(flow.in_flight);
+        if let Some(lane) = self.lanes.get_mut(flow.class) {
+            lane.in_flight = add(lane.in_flight);
+        }
+        self.tenants.occupies(ticket, slots);
+        // The caps of the tenant and of the key hold in all classes.
+        for id in self.tenants.flows(&ticket.tenant).collect::<Vec<_>>() {
+            self.refresh_line(id, &ticket.key);
+            self.refresh(id);
+        }
     }
 }
 
@@ -330,32 +218,14 @@ impl Flows {
     }
 
     fn create(&mut self, ticket: &Ticket, class: usize) -> FlowId {
-        let id = FlowId(self.created);
-        self.created += 1;
-        let flow = Flow {
-            tenant: ticket.tenant.clone(),
-            class,
-            weight: ticket.weight,
-            standing: Standing::default(),
-            in_flight: 0,
-            places: BTreeMap::new(),
-            stranded: BTreeMap::new(),
-            lines: HashMap::new(),
-            heads: BTreeSet::new(),
-            turn: None,
-            queued: 0.0,
-            passes: 0,
-            got: 0.0,
-            steady: false,
-        };
-        self.flows.insert(id, flow);
+        let id = self.flows.insert(Flow::new(ticket, class));
         self.tenants.add_flow(&ticket.tenant, id);
         id
     }
 
     /// The line of a key, or the use of its slots, has changed.
     fn refresh_line(&mut self, id: FlowId, key: &Arc<str>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(line) = flow.lines.get_mut(key) else { return };
         if let Some(head) = line.head.take() {
             flow.heads.remove(&head);
@@ -373,7 +243,7 @@ impl Flows {
 
     /// Something about a flow has changed: what it would run next, its tag or its slots.
     fn refresh(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(lane) = self.lanes.get_mut(flow.class) else { return };
         let head = flow.heads.first().and_then(|place| flow.places.get(place));
         let head = head.filter(|head| self.tenants.tenant_may_run(&head.ticket, head.slots));
@@ -418,7 +288,7 @@ impl Flows {
             self.start_over();
             return;
         }
-        let Some(flow) = self.flows.get(&id) else { return };
+        let Some(flow) = self.flows.get(id) else { return };
         if flow.in_flight > 0 || !flow.places.is_empty() || !flow.stranded.is_empty() {
             return;
         }
@@ -435,7 +305,7 @@ impl Flows {
             && tag <= lane.now
         {
             lane.resting.pop_first();
-            if let Some(flow) = self.flows.remove(&id) {
+            if let Some(flow) = self.flows.remove(id) {
                 self.tenants.remove_flow(&flow.tenant, id);
             }
         }
@@ -443,14 +313,14 @@ impl Flows {
 
     /// What flows are given counts from now on.
     pub(super) fn start_look(&mut self) {
-        for flow in self.flows.values_mut() {
+        for flow in self.flows.iter_mut() {
             (flow.got, flow.steady) = (0.0, flow.turn.is_some());
         }
     }
 
     /// Nobody waits and nothing runs: what was, counts no more.
     fn start_over(&mut self) {
-        self.flows.clear();
+        self.flows = Slab::default();
         self.tenants = Tenants::default();
         self.now = Tag::ZERO;
         for lane in &mut self.lanes {

@@ -5,32 +5,35 @@
 //! is the lock and the wakers; what goes first is the [`scheduler`]'s business.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ledger::Count;
 use crate::metrics::Metrics;
 pub use prefix::{Prefix, PrefixReader};
 use scheduler::{Decision, Scheduler, Served, TicketId};
 pub use ticket::{Caps, Class, ClassId, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
+use waiting::About;
+pub use waiting::{Slot, View, Waiting};
 
 #[cfg(test)]
 mod check;
+mod choice;
 mod cost;
+mod flow;
 mod flows;
 mod lengths;
 mod predict;
 mod prefix;
 mod replicas;
+mod running;
 pub(crate) mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+#[cfg(test)]
+mod sim;
 mod speed;
 mod stats;
 mod tag;
@@ -38,6 +41,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod waiting;
 mod warm;
 
 /// A prediction below this is as good as none: what comes of it says nothing about predictions.
@@ -190,6 +194,8 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut Scheduler, Instant)) {
         let now = Instant::now();
         let mut state = self.lock();
+        // The time until now belongs to how things were: a slot that comes was not idle before.
+        state.scheduler.tick(now);
         change(&mut state.scheduler, now);
         let wakers = state.decide(now);
         drop(state);
@@ -254,181 +260,6 @@ impl State {
 /// Wakers run foreign code, so they are called without the lock.
 fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
-}
-
-/// What is to be known of a request besides its place.
-#[derive(Debug)]
-struct About {
-    tenant: Arc<str>,
-    class: ClassId,
-    prompt: u64,
-    deadline: Instant,
-    entered: Instant,
-    entry: Outlook,
-    /// Whether its outcome has been counted.
-    counted: bool,
-}
-
-/// A place in the queue. Dropping it leaves the queue at once, and passes on a slot that it was just given.
-///
-/// Resolves to the slot, to [`Refusal::Expired`] if its turn came too late, or to [`Refusal::TooWide`] when the
-/// replicas came back too small for it.
-#[must_use = "dropping it leaves the queue"]
-pub struct Waiting {
-    shared: Arc<Shared>,
-    id: TicketId,
-    /// `None` once it is decided.
-    about: Option<About>,
-}
-
-impl Waiting {
-    /// What it could expect when it entered the queue.
-    pub fn entry(&self) -> Outlook {
-        self.about.as_ref().map(|about| about.entry).unwrap_or_default()
-    }
-
-    /// What it can expect now.
-    pub fn outlook(&self) -> Outlook {
-        self.view().outlook().unwrap_or(Outlook { position: 0, wait: Some(Duration::ZERO) })
-    }
-
-    /// Where to look for that while somebody else waits for the slot.
-    pub fn view(&self) -> View {
-        View { shared: Arc::clone(&self.shared), id: self.id }
-    }
-}
-
-impl Future for Waiting {
-    type Output = Result<Slot, Refusal>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.shared.lock();
-        let Some(decided) = state.decided.remove(&self.id) else {
-            let stale = match state.wakers.get(&self.id) {
-                Some(waker) if waker.will_wake(cx.waker()) => None,
-                _ => state.wakers.insert(self.id, cx.waker().clone()),
-            };
-            drop(state);
-            drop(stale);
-            return Poll::Pending;
-        };
-        drop(state);
-        let Some(mut about) = self.about.take() else { return Poll::Pending };
-        let outcome = decided.outcome.as_ref().map_or_else(refused, |_| DISPATCHED);
-        self.shared.waited(&mut about, decided.at, outcome);
-        let slot = |Grant { replica, may_use_cache, served }| {
-            let (shared, ticket) = (Arc::clone(&self.shared), Some((self.id, about)));
-            Slot { shared, ticket, replica, may_use_cache, served, given: decided.at }
-        };
-        Poll::Ready(decided.outcome.map(slot))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let Some(mut about) = self.about.take() else { return };
-        let (id, now) = (self.id, Instant::now());
-        let mut state = self.shared.lock();
-        let (stale, given) = (state.wakers.remove(&id), state.decided.remove(&id));
-        let refusal = given.as_ref().and_then(|decided| decided.outcome.as_ref().err()).map(refused);
-        if given.is_some_and(|decided| decided.outcome.is_ok()) {
-            state.scheduler.unused(id, now);
-        }
-        state.scheduler.leave(id, now);
-        // It may have been all that held up the others, also when it took nothing.
-        let wakers = state.decide(now);
-        drop(state);
-        drop(stale);
-        wake(wakers);
-        let late = if now >= about.deadline { "expired" } else { "left" };
-        self.shared.waited(&mut about, now, refusal.unwrap_or(late));
-    }
-}
-
-/// Looks at a waiting request without holding its place.
-#[derive(Clone)]
-pub struct View {
-    shared: Arc<Shared>,
-    id: TicketId,
-}
-
-impl View {
-    /// What the request can expect; `None` once it does not wait any more.
-    pub fn outlook(&self) -> Option<Outlook> {
-        self.shared.lock().scheduler.outlook(self.id, Instant::now())
-    }
-}
-
-/// The right to have a request in flight on a replica. Dropping it gives the slots back and starts the next one.
-#[must_use = "dropping it gives the slot back"]
-pub struct Slot {
-    shared: Arc<Shared>,
-    /// `None` once it has been given back.
-    ticket: Option<(TicketId, About)>,
-    replica: ReplicaId,
-    may_use_cache: bool,
-    served: Arc<Served>,
-    given: Instant,
-}
-
-impl Slot {
-    /// Where the request is to be sent.
-    pub fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-
-    /// Whether the prompt may be taken from, and left in, the cache that all tenants share on this replica. Settled
-    /// when the slot is given.
-    pub fn may_use_cache(&self) -> bool {
-        self.may_use_cache
-    }
-
-    /// What llama-server has done for the request so far. Takes no lock: may be called for every token.
-    pub fn record(&self, count: &Count) {
-        self.served.record(count.prompt, count.cached, count.completion);
-    }
-
-    /// How fast it was done; to be told before the slot is dropped.
-    pub fn learn(&self, speed: Speed) {
-        self.shared.lock().scheduler.learn(speed);
-    }
-
-    /// Gives a slot back that was not used, and takes up the same place in the queue again: nothing was sent, because
-    /// the replica refused the connection.
-    pub fn unused(mut self) -> Waiting {
-        let (id, about) = self.ticket.take().map_or((TicketId(u64::MAX), None), |(id, about)| (id, Some(about)));
-        self.shared.change(|scheduler, now| scheduler.unused(id, now));
-        Waiting { shared: Arc::clone(&self.shared), id, about }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let Some((id, about)) = self.ticket.take() else { return };
-        let elapsed = self.given.elapsed();
-        self.shared.change(|scheduler, now| {
-            if self.served.is_untold() {
-                // llama-server was cut off, or fell silent, before it told anything: the time says how far it came.
-                let (whole, _) = scheduler.expected_service(Work { prompt: about.prompt, output: 0 });
-                let share = elapsed.as_secs_f64() / whole.as_secs_f64();
-                let share = if share.is_finite() { share.min(1.0) } else { 0.0 };
-                self.served.record((about.prompt as f64 * share) as u64, 0, 0);
-            }
-            scheduler.finish(id, now);
-        });
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("replica", &self.replica).field("ticket", &self.ticket).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").field("id", &self.id).field("about", &self.about).finish_non_exhaustive()
-    }
 }
 
 /// Tickets and queues for tests of any room.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flows::{Flow, FlowId, Lane, Place, Waiter};
+use super::flow::{Flow, FlowId, Lane, Place, Waiter};
 use super::scheduler::{MIN_RETRY_AFTER, Scheduler, TicketId};
 use super::tag::Tag;
 use super::{Outlook, Ticket};
@@ -49,6 +49,12 @@ impl Scheduler {
             self.wait(&self.ahead(flow, Some(place)), 0)
         });
         wait.unwrap_or(UNKNOWN_RETRY_AFTER).max(MIN_RETRY_AFTER)
+    }
+
+    /// When another request like this one would probably get its slot in time.
+    pub(crate) fn retry_after(&self, ticket: TicketId) -> Duration {
+        let found = self.flows.find(ticket).and_then(|(id, place)| Some((id, self.flows.get(id)?.places.get(&place)?)));
+        found.map_or(UNKNOWN_RETRY_AFTER, |(id, waiter)| self.again(id, waiter))
     }
 
     /// When another request like this one, which has waited as long as it could, would probably get its slot in time.

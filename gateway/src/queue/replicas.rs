@@ -144,12 +144,11 @@ impl Replicas {
         best.map(|(&id, replica)| if replica.free() >= slots { Spot::Start(id) } else { Spot::Gather(id) })
     }
 
-    /// Whether one of the least loaded replicas, on which such a request would be placed, has everything up to this link
-    /// in its cache.
-    pub(super) fn is_warm(&self, link: u32, slots: u32) -> bool {
-        let free = self.most_free();
-        let warm = |replica: &Replica| !replica.tainted && replica.warm.has(link);
-        free >= slots && self.0.values().any(|replica| replica.open() && replica.free() == free && warm(replica))
+    /// How many prompts ago a replica with this many free slots used everything up to this link; `None` if none is known
+    /// to have it. With the most that are free on any, it is one on which a request would be placed.
+    pub(super) fn age(&self, link: u32, free: u32) -> Option<u64> {
+        let open = self.0.values().filter(|replica| replica.open() && replica.free() == free && !replica.tainted);
+        open.filter_map(|replica| replica.warm.age(link)).min()
     }
 
     /// Which share of its prompt a request would find in the cache of a replica.
@@ -190,10 +189,14 @@ impl Replicas {
         if ticket.private && !replica.tainted {
             (replica.tainted, replica.warm) = (true, Warm::default());
         }
-        if !replica.tainted {
+        !replica.tainted
+    }
+
+    /// A prompt has run: from now on others find it in the cache, not while its slot was busy.
+    pub(super) fn remember(&mut self, id: ReplicaId, ticket: &Ticket) {
+        if let Some(replica) = self.0.get_mut(&id).filter(|replica| !replica.tainted) {
             replica.warm.remember(&ticket.prefix);
         }
-        !replica.tainted
     }
 
     /// Gives slots back.

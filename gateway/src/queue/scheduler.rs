@@ -11,20 +11,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use super::cost::Served;
-use super::cost::Weights;
-use super::flows::{Charge, FlowId, Flows, Turn, Waiter};
+use super::flow::{FlowId, Waiter};
+use super::flows::Flows;
 use super::lengths::Lengths;
 use super::replicas::{Replicas, Spot};
+use super::running::Running;
 use super::speed::Speeds;
 use super::stats::Record;
-use super::tag::Tag;
 use super::{Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work, warm};
 
 /// When to come back at the earliest.
 pub(super) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How many flows, and how many requests of each, are looked at for a warm prompt: a decision must stay cheap.
-const MAX_FLOWS_TRIED: usize = 32;
-const MAX_HEADS_TRIED: usize = 4;
 
 /// A request in the queue; they are numbered in the order of arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,36 +62,20 @@ pub(crate) struct Ablation {
     pub(crate) no_reconcile: bool,
 }
 
-/// A request that has been charged: it runs, or slots gather for it.
-#[derive(Debug)]
-struct Running {
-    waiter: Box<Waiter>,
-    charge: Charge,
-    /// Those at dispatch.
-    weights: Weights,
-    served: Arc<Served>,
-    /// `None` while its slots gather.
-    replica: Option<ReplicaId>,
-    /// Units of cost that it has been charged, that it has been seen to have, and that its tenant has on record.
-    charged: f64,
-    seen: f64,
-    recorded: f64,
-}
-
 /// The scheduler's state.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     pub(super) settings: Settings,
     pub(super) replicas: Replicas,
     pub(super) flows: Flows,
-    running: BTreeMap<TicketId, Running>,
+    pub(super) running: BTreeMap<TicketId, Running>,
     /// Those for which slots gather, in the order in which it was their turn.
-    gathering: Vec<TicketId>,
+    pub(super) gathering: Vec<TicketId>,
     refused: VecDeque<(TicketId, Refusal)>,
     arrivals: u64,
     pub(super) speeds: Speeds,
     lengths: Lengths,
-    last: Option<Instant>,
+    pub(super) last: Option<Instant>,
     pub(super) record: Record,
     #[cfg(test)]
     pub(crate) ablate: Ablation,
@@ -312,73 +293,6 @@ impl Scheduler {
         None
     }
 
-    /// Which request goes: the one whose turn it is, or one that does not jump far and is warm.
-    fn choose(&mut self, first: Turn) -> TicketId {
-        let chosen = self.warm_one(first).unwrap_or(first.head);
-        if chosen != first.head
-            && let Some(flow) = self.flows.get_mut(first.flow)
-        {
-            flow.passes += 1;
-        }
-        let served = self.flows.find(chosen).and_then(|(flow, _)| self.flows.get_mut(flow));
-        if let Some(flow) = served
-            && flow.turn.is_some_and(|(_, turn)| turn.head == chosen)
-        {
-            flow.passes = 0;
-        }
-        chosen
-    }
-
-    fn warm_one(&self, first: Turn) -> Option<TicketId> {
-        let slack = f64::from(self.settings.locality_slack);
-        let passed = self.flows.get(first.flow)?;
-        if slack == 0.0 || self.flows.first_come() || passed.passes >= self.settings.locality_passes {
-            return None;
-        }
-        let near = self.flows.lanes.get(passed.class)?.until(first.tag + Tag::of(slack, 1));
-        let others = near.filter(|turn| turn.flow != first.flow);
-        for turn in std::iter::once(&first).chain(others).take(MAX_FLOWS_TRIED) {
-            let Some(flow) = self.flows.get(turn.flow) else { continue };
-            let warm = |waiter: &&Box<Waiter>| {
-                waiter.halfway.is_some_and(|link| self.replicas.is_warm(link, waiter.slots))
-                    && self.flows.tenants.key_may_run(&waiter.ticket, waiter.slots)
-                    && self.flows.tenants.tenant_may_run(&waiter.ticket, waiter.slots)
-            };
-            if turn.tag <= first.tag + Tag::of(slack, flow.weight)
-                && let Some(waiter) = flow.places.values().take(MAX_HEADS_TRIED).find(warm)
-            {
-                return Some(waiter.id);
-            }
-        }
-        None
-    }
-
-    /// A waiting request is to run: it leaves its place and is charged what it will probably cost there.
-    fn begin(&mut self, id: TicketId, first: Tag, replica: ReplicaId) -> Option<()> {
-        let (flow, _) = self.flows.find(id)?;
-        let waiter = self.flows.take(id)?;
-        let weights = self.speeds.weights();
-        let Work { prompt, output } = waiter.ticket.work;
-        let cached = (self.replicas.share(replica, &waiter.ticket) * prompt as f64) as u64;
-        let charged = weights.cost(prompt, cached, output);
-        self.flows.occupy(flow, &waiter.ticket, i64::from(waiter.slots));
-        let charge = self.flows.charge(flow, first, charged)?;
-        let served = Arc::new(Served::default());
-        let running = Running { waiter, charge, weights, served, replica: None, charged, seen: 0.0, recorded: 0.0 };
-        self.running.insert(id, running);
-        Some(())
-    }
-
-    fn start(&mut self, id: TicketId, replica: ReplicaId) -> Option<Decision> {
-        let running = self.running.get_mut(&id)?;
-        running.replica = Some(replica);
-        let Waiter { ticket, slots, .. } = &*running.waiter;
-        let may_use_cache = self.replicas.occupy(replica, ticket, *slots);
-        self.replicas.scatter(id);
-        self.gathering.retain(|&gathering| gathering != id);
-        Some(Decision::Start { ticket: id, replica, may_use_cache, served: running.served.clone() })
-    }
-
     /// A waiting request gives up. Nothing happens if it does not wait.
     pub(crate) fn leave(&mut self, ticket: TicketId, now: Instant) {
         self.tick(now);
@@ -406,16 +320,16 @@ impl Scheduler {
         let replica = *replica;
         let Some(mut running) = self.running.remove(&ticket) else { return };
         self.record.given(&mut self.flows, &mut running);
-        self.reconcile(&mut running);
+        let truth = self.truth(&running);
+        self.flows.settle(&mut running.charge, truth, &running.waiter);
         let Waiter { ticket, slots, .. } = &*running.waiter;
         let output = running.served.output();
         if output > 0 {
             self.lengths.learn(&ticket.tenant, ticket.surface, output as f64 / f64::from(*slots));
         }
-        let flow = running.charge.flow;
-        self.flows.occupy(flow, ticket, -i64::from(*slots));
+        self.replicas.remember(replica, ticket);
         self.replicas.free(replica, *slots);
-        self.flows.rest(flow);
+        self.flows.rest(running.charge.flow);
     }
 
     /// A started request was not sent: its charge is undone, and it is back in its old place.
@@ -427,16 +341,6 @@ impl Scheduler {
             self.replicas.free(replica, waiter.slots);
             self.rejoin(waiter, flow);
         }
-    }
-
-    /// Undoes what was done for a request that is charged.
-    fn withdraw(&mut self, id: TicketId) -> Option<Box<Waiter>> {
-        let Running { mut charge, waiter, .. } = self.running.remove(&id)?;
-        self.flows.recharge(&mut charge, 0.0);
-        self.flows.occupy(charge.flow, &waiter.ticket, -i64::from(waiter.slots));
-        self.replicas.scatter(id);
-        self.gathering.retain(|&gathering| gathering != id);
-        Some(waiter)
     }
 }
 
@@ -455,114 +359,5 @@ impl Scheduler {
     /// How long the first token, and the whole answer, will probably take.
     pub(crate) fn expected_service(&self, work: Work) -> (Duration, Duration) {
         self.speeds.service(work)
-    }
-
-    /// Time has passed: what has been done meanwhile is looked at, and charged as far as it is more than was expected.
-    pub(super) fn tick(&mut self, now: Instant) {
-        let elapsed = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        self.last = Some(now);
-        if !elapsed.is_zero() && self.idle_with_backlog() {
-            self.record.idle += elapsed;
-        }
-        #[cfg(test)]
-        let overrun = !self.ablate.no_overrun;
-        #[cfg(not(test))]
-        let overrun = true;
-        let mut work = 0.0;
-        for running in self.running.values_mut() {
-            let cost = running.served.cost(running.weights);
-            work += (cost - running.seen).max(0.0);
-            running.seen = cost;
-            if cost > running.charged && overrun {
-                running.charged = cost;
-                self.flows.recharge(&mut running.charge, cost);
-            }
-        }
-        if self.replicas.all_busy() {
-            self.speeds.busy(elapsed, work, self.replicas.slots());
-        }
-        if self.record.is_due(now) {
-            self.record_service();
-            self.record.look(&mut self.flows, now);
-        }
-        #[cfg(test)]
-        {
-            self.flows.no_lift = self.ablate.no_lift;
-        }
-    }
-
-    /// Measured, not assumed: a slot is free although somebody could run there.
-    fn idle_with_backlog(&self) -> bool {
-        let free = self.replicas.most_free();
-        free > 0 && self.flows.first(free).is_some()
-    }
-
-    /// Brings the record of all tenants up to date.
-    pub(super) fn record_service(&mut self) {
-        for running in self.running.values_mut() {
-            self.record.given(&mut self.flows, running);
-        }
-    }
-
-    /// The truth, also when it is less than what was expected.
-    fn reconcile(&mut self, running: &mut Running) {
-        #[cfg(test)]
-        if self.ablate.no_reconcile {
-            return;
-        }
-        self.flows.recharge(&mut running.charge, running.seen);
-    }
-
-    /// Whether slots gather for it.
-    pub(super) fn gathers(&self, ticket: TicketId) -> bool {
-        self.gathering.contains(&ticket)
-    }
-
-    /// Units of cost that are left, for each of its slots, of the request that will probably be over first.
-    pub(super) fn shortest_rest(&self) -> f64 {
-        let started = self.running.values().filter(|running| running.replica.is_some());
-        let rest = started.map(|running| (running.charged - running.seen).max(0.0) / f64::from(running.waiter.slots));
-        rest.min_by(f64::total_cmp).unwrap_or(0.0)
-    }
-}
-
-impl Record {
-    /// Puts what a request has been given since the last time on the record of its tenant.
-    fn given(&mut self, flows: &mut Flows, running: &mut Running) {
-        let given = running.seen - running.recorded;
-        if given == 0.0 {
-            return;
-        }
-        running.recorded = running.seen;
-        *self.service.entry(running.waiter.ticket.tenant.clone()).or_default() += given;
-        if let Some(flow) = flows.get_mut(running.charge.flow) {
-            flow.got += given;
-        }
-    }
-}
-
-#[cfg(test)]
-impl Scheduler {
-    /// Panics if what runs and what is counted as running differ, or if a cap is exceeded.
-    pub(super) fn check_capacity(&self) {
-        let mut tenants: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
-        for running in self.running.values() {
-            let Waiter { ticket, slots, .. } = &*running.waiter;
-            *tenants.entry(&ticket.tenant).or_default() += slots;
-            *keys.entry(&ticket.key).or_default() += slots;
-        }
-        for running in self.running.values() {
-            let Ticket { tenant, key, caps, .. } = &running.waiter.ticket;
-            let ((of_tenant, of_key), uncapped) = ((tenants[&**tenant], keys[&**key]), caps.tenant_slots == 0);
-            // Others of the tenant may have had no caps.
-            let all_capped = self.running.values().all(|other| other.waiter.ticket.caps == *caps);
-            assert!(uncapped || !all_capped || of_tenant <= caps.tenant_slots && of_key <= caps.key_slots);
-        }
-        let in_flight: u32 = self.load().iter().map(|load| load.in_flight).sum();
-        let started = self.running.values().filter(|running| running.replica.is_some());
-        assert!(in_flight <= started.map(|running| running.waiter.slots).sum());
-        assert_eq!(self.gathering.len(), self.running.values().filter(|running| running.replica.is_none()).count());
-        assert_eq!(tenants.values().sum::<u32>(), self.flows.lanes.iter().map(|lane| lane.in_flight).sum::<u32>());
     }
 }

@@ -53,6 +53,12 @@ impl World {
         self.try_enter(ticket).unwrap().0
     }
 
+    fn enter_many(&mut self, count: usize, ticket: &Ticket) {
+        for _ in 0..count {
+            self.enter(ticket.clone());
+        }
+    }
+
     fn next(&mut self) -> Option<Result<Started, (TicketId, Refusal)>> {
         Some(match self.scheduler.next(self.now)? {
             Decision::Refuse { ticket, refusal } => Err((ticket, refusal)),
@@ -173,7 +179,7 @@ fn a_strict_class_goes_first_and_the_others_share_what_is_left() {
 #[test]
 fn who_comes_next_to_a_flood_gets_the_next_slot() {
     let mut world = World::new(&[2]);
-    (0..40).for_each(|_| _ = world.enter(ticket("a", 1000)));
+    world.enter_many(40, &ticket("a", 1000));
     let mut running = world.start_all();
     for _ in 0..5 {
         world.enter(ticket("b", 100));
@@ -190,9 +196,9 @@ fn who_comes_next_to_a_flood_gets_the_next_slot() {
 fn who_was_away_has_saved_nothing_up() {
     let mut world = World::new(&[1]);
     world.enter(ticket("b", 100));
-    (0..80).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(80, &ticket("a", 100));
     world.serve(60);
-    (0..20).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(20, &ticket("b", 100));
     let order = world.serve(20);
     assert_eq!((count(&order, 'a'), count(&order, 'b')), (10, 10), "{order}");
 }
@@ -205,10 +211,10 @@ fn a_cap_saves_nothing_up_either() {
     // One endless request of the key `slow` keeps all others of that key waiting, while `a` is served.
     world.enter(capped("slow"));
     let _endless = world.start();
-    (0..20).for_each(|_| _ = world.enter(capped("slow")));
-    (0..60).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(20, &capped("slow"));
+    world.enter_many(60, &ticket("a", 100));
     world.serve(30);
-    (0..20).for_each(|_| _ = world.enter(Ticket { caps: Caps::default(), ..capped("quick") }));
+    world.enter_many(20, &Ticket { caps: Caps::default(), ..capped("quick") });
     let order = world.serve(20);
     assert_eq!((count(&order, 'a'), count(&order, 'b')), (10, 10), "{order}");
 }
@@ -216,10 +222,10 @@ fn a_cap_saves_nothing_up_either() {
 #[test]
 fn what_a_request_does_beyond_its_estimate_is_charged_while_it_runs() {
     let mut world = World::new(&[2]);
-    (0..20).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(20, &ticket("a", 100));
     let long = world.start();
     assert_eq!(&*long.tenant, "a");
-    (0..20).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(20, &ticket("b", 100));
     // Output tokens cost two units: 500 above the 100 of its estimate.
     long.served.record(100, 0, 250);
     let order = world.serve(12);
@@ -232,8 +238,8 @@ fn what_a_request_did_not_need_is_given_back_at_the_end() {
     let mut world = World::new(&[2]);
     world.enter(ticket("a", 1000));
     let short = world.start();
-    (0..20).for_each(|_| _ = world.enter(ticket("a", 100)));
-    (0..20).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(20, &ticket("a", 100));
+    world.enter_many(20, &ticket("b", 100));
     assert_eq!(world.serve(3), "bbb");
     short.served.record(1000, 1000, 0);
     world.over(&short);
@@ -268,7 +274,7 @@ fn within_a_tenant_the_earliest_deadline_goes_first_and_then_the_order_of_arriva
 #[test]
 fn first_come_knows_neither_tenants_nor_classes_nor_deadlines() {
     let mut world = World::with(Settings { order: Order::FirstCome, ..fixture::settings() }, &[1]);
-    (0..5).for_each(|_| _ = world.enter(ticket("a", 1000)));
+    world.enter_many(5, &ticket("a", 1000));
     world.enter(class(ticket("b", 1), 1));
     world.enter(Ticket { deadline: world.now + SECOND, ..ticket("a", 1) });
     let last = world.enter(ticket("b", 1));
@@ -284,7 +290,7 @@ fn caps_on_slots_make_wait_whom_they_are_for_and_nobody_else() {
     for key in ["one", "one", "two", "three"] {
         world.enter(keyed(key));
     }
-    (0..2).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(2, &ticket("b", 100));
     let started = world.start_all();
     let keys: Vec<_> = started.iter().map(|started| &*world.tickets[&started.id].key).collect();
     assert_eq!(keys, ["one", "b", "two", "b"]);
@@ -324,10 +330,10 @@ fn what_is_wider_than_a_cap_or_than_every_replica_is_refused() {
 #[test]
 fn slots_gather_for_a_wide_one_on_one_replica_while_others_go_on_elsewhere() {
     let mut world = World::new(&[2, 2]);
-    (0..4).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(4, &ticket("a", 100));
     let running = world.start_all();
     let wide = world.enter(Ticket { slots: 2, ..ticket("w", 100) });
-    (0..4).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(4, &ticket("b", 100));
     // One slot is free on the first replica: it is kept for the wide one.
     let (here, there): (Vec<_>, Vec<_>) = running.into_iter().partition(|started| started.replica == 0);
     world.finish(&here[0]);
@@ -344,7 +350,7 @@ fn slots_gather_for_a_wide_one_on_one_replica_while_others_go_on_elsewhere() {
 #[test]
 fn a_wide_one_starts_wherever_enough_slots_are_free_first() {
     let mut world = World::new(&[2, 2]);
-    (0..4).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(4, &ticket("a", 100));
     let running = world.start_all();
     let wide = world.enter(Ticket { slots: 2, ..ticket("w", 100) });
     world.finish(running.iter().find(|started| started.replica == 0).unwrap());
@@ -359,7 +365,7 @@ fn a_wide_one_starts_wherever_enough_slots_are_free_first() {
 #[test]
 fn slots_do_not_gather_for_one_that_has_left_or_for_a_replica_that_is_gone() {
     let mut world = World::new(&[2, 1]);
-    (0..3).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(3, &ticket("a", 100));
     let running = world.start_all();
     let wide = world.enter(Ticket { slots: 2, ..ticket("w", 100) });
     world.enter(ticket("b", 100));
@@ -386,8 +392,8 @@ fn slots_do_not_gather_for_one_that_has_left_or_for_a_replica_that_is_gone() {
 #[test]
 fn one_that_was_not_sent_is_back_in_its_old_place_as_if_nothing_had_been() {
     let mut world = World::new(&[1, 1]);
-    (0..3).for_each(|_| _ = world.enter(ticket("a", 100)));
-    (0..3).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(3, &ticket("a", 100));
+    world.enter_many(3, &ticket("b", 100));
     let (first, other) = (world.start(), world.start());
     assert_eq!((first.id, &*other.tenant), (TicketId(0), "b"));
     world.scheduler.set_replica(ReplicaId(first.replica), 1, false);
@@ -404,14 +410,15 @@ fn one_that_was_not_sent_is_back_in_its_old_place_as_if_nothing_had_been() {
 #[test]
 fn what_is_dead_is_never_started() {
     let mut world = World::new(&[1]);
-    let running = world.enter(ticket("a", 100));
-    let running = (world.start(), running).0;
+    world.enter(ticket("a", 100));
+    let running = world.start();
     let late = world.enter(Ticket { deadline: world.now + SECOND, ..ticket("a", 100) });
     let left = world.enter(ticket("a", 100));
     let alive = world.enter(ticket("a", 100));
     world.scheduler.leave(left, world.now);
     world.now += SECOND;
     world.finish(&running);
+    assert_eq!(world.scheduler.retry_after(late), Duration::from_secs(5));
     let refusal = Refusal::Expired { retry_after: Duration::from_secs(5) };
     assert_eq!(world.next().unwrap().err(), Some((late, refusal)));
     assert_eq!(world.start().id, alive);
@@ -436,7 +443,7 @@ fn a_tenant_and_a_key_may_have_so_many_waiting_and_a_free_slot_needs_no_place() 
     world.finish(&running);
     // With the speed known, the answer says when the first of its own gets a slot.
     world.tell_speed();
-    (0..6).for_each(|_| _ = world.enter(Ticket { weight: 1000, ..ticket("b", 1000) }));
+    world.enter_many(6, &Ticket { weight: 1000, ..ticket("b", 1000) });
     let Err(Refusal::Full { retry_after }) = world.try_enter(keyed("one")) else { panic!("it is full") };
     assert!(retry_after >= SECOND, "{retry_after:?}");
 }
@@ -448,7 +455,7 @@ fn who_would_wait_too_long_is_refused_at_once_and_told_when_to_come() {
     world.enter(ticket("a", 1000));
     let _running = world.start();
     // The running one takes 10 s more, the waiting ones 10 s each.
-    (0..5).for_each(|_| _ = world.enter(ticket("a", 1000)));
+    world.enter_many(5, &ticket("a", 1000));
     let impatient = Ticket { deadline: world.now + SECOND * 20, ..ticket("a", 100) };
     let (_, outlook) = world.try_enter(impatient.clone()).unwrap();
     assert_eq!(outlook, Outlook { position: 0, wait: Some(SECOND * 10) }, "the earliest deadline goes first");
@@ -480,11 +487,11 @@ fn the_outlook_counts_what_goes_before_by_tags_and_classes() {
     world.tell_speed();
     world.enter(ticket("a", 100));
     let running = world.start();
-    (0..10).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(10, &ticket("a", 100));
     let last = world.enter(ticket("a", 100));
     assert_eq!(world.scheduler.outlook(last, world.now), Some(Outlook { position: 10, wait: Some(SECOND * 11) }));
     // Another tenant of the same weight that has 5 waiting and comes to 0: it goes level with the tenth of these first.
-    (0..5).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(5, &ticket("b", 100));
     assert_eq!(world.scheduler.outlook(last, world.now).unwrap().position, 15);
     let (_, first_of_class) = world.try_enter(class(ticket("i", 100), 1)).unwrap();
     assert!(first_of_class.position <= 1, "{first_of_class:?}");
@@ -499,8 +506,10 @@ fn a_warm_prompt_goes_first_within_the_slack_but_not_for_ever() {
     let about = |tenant: &str, name| Ticket { prefix: prompt(name, 4), ..ticket(tenant, 200) };
     world.enter(about("w", 1));
     let first = world.start();
-    (0..9).for_each(|_| _ = world.enter(about("w", 1)));
-    (0..9).for_each(|name| drop(world.enter(about("c", 100 + name))));
+    world.enter_many(9, &about("w", 1));
+    for name in 0..9 {
+        world.enter(about("c", 100 + name));
+    }
     world.finish(&first);
     // `c` is behind, and cold. It is passed over three times, then it is its turn.
     assert_eq!(world.serve(8), "wwwcwwwc");
@@ -509,8 +518,10 @@ fn a_warm_prompt_goes_first_within_the_slack_but_not_for_ever() {
     let mut world = World::with(tight, &[1]);
     world.enter(about("w", 1));
     let first = world.start();
-    (0..9).for_each(|_| _ = world.enter(about("w", 1)));
-    (0..9).for_each(|name| drop(world.enter(about("c", 100 + name))));
+    world.enter_many(9, &about("w", 1));
+    for name in 0..9 {
+        world.enter(about("c", 100 + name));
+    }
     world.finish(&first);
     assert_eq!(world.serve(4), "cwcw", "its tag is too far ahead");
 }
@@ -548,8 +559,8 @@ fn among_equally_free_replicas_the_one_that_knows_the_prompt_is_chosen_and_it_co
     // 100 units for it, so `a` is served many times before `b`, which has one of 1,000 running.
     world.enter(ticket("b", 1000));
     let _other = world.start();
-    (0..5).for_each(|_| _ = world.enter(ticket("a", 100)));
-    (0..5).for_each(|_| _ = world.enter(ticket("b", 100)));
+    world.enter_many(5, &ticket("a", 100));
+    world.enter_many(5, &ticket("b", 100));
     warm.served.record(1000, 1000, 0);
     world.over(&warm);
     assert_eq!(world.serve(5), "aaaaa");
@@ -596,7 +607,7 @@ fn who_has_nothing_left_is_forgotten_but_not_how_long_its_answers_are() {
 #[test]
 fn the_statistics_tell_depth_service_and_idle_time() {
     let mut world = World::new(&[1]);
-    (0..3).for_each(|_| _ = world.enter(ticket("a", 100)));
+    world.enter_many(3, &ticket("a", 100));
     world.enter(class(ticket("b", 100), 1));
     let order = world.serve(2);
     assert_eq!(order, "ab");
@@ -622,7 +633,7 @@ fn jains_index_is_one_for_a_fair_order_and_low_where_a_flood_takes_all() {
     let jain = |order| {
         let mut world = World::with(Settings { order, ..fixture::settings() }, &[1]);
         for _ in 0..40 {
-            (0..40).for_each(|_| _ = world.enter(ticket("a", 100)));
+            world.enter_many(40, &ticket("a", 100));
             world.enter(ticket("b", 100));
             world.enter(Ticket { weight: 2, ..ticket("c", 100) });
             world.enter(Ticket { weight: 2, ..ticket("c", 100) });
@@ -647,7 +658,7 @@ fn the_speed_is_learned_and_priced() {
     let stats = world.scheduler.stats(world.now);
     assert_eq!((stats.output_cost, stats.rate), (4.0, 200.0));
     // 20 s with the slot busy: 50 units a second is all that gets done.
-    (0..4).for_each(|_| _ = world.enter(ticket("a", 500)));
+    world.enter_many(4, &ticket("a", 500));
     for _ in 0..2 {
         let started = world.start();
         world.now += SECOND * 10;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Ticket;
-use super::flows::FlowId;
+use super::flow::FlowId;
 
 #[derive(Debug, Default)]
 struct Usage {

@@ -1,14 +1,16 @@
 //! The queue as its users see it: futures, wake-ups, drops, many threads, metrics.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake};
 
 use proptest::prelude::*;
 
 use super::fixture::{settings, ticket};
 use super::*;
 use crate::config::Order;
-use crate::ledger::CountedBy;
+use crate::ledger::{Count, CountedBy};
 
 fn queue_of(settings: Settings, replicas: &[u32]) -> Queue {
     let queue = Queue::new(settings, Arc::new(Metrics::new().unwrap()));
@@ -216,6 +218,17 @@ async fn what_llama_server_never_told_of_is_charged_by_the_time_it_took() {
     drop(slot);
     queue.observe();
     assert_eq!(queue.0.metrics.service_total.with_label_values(&["t"]).get(), 500.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_come_were_not_idle_before() {
+    let queue = queue(&[]);
+    let waiting = queue.enter(ticket("t", 1)).unwrap();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    queue.set_replica(ReplicaId(0), 1, true);
+    drop(waiting.await.unwrap());
+    queue.observe();
+    assert_eq!(queue.0.metrics.slots_idle_with_backlog_seconds_total.get(), 0.0);
 }
 
 #[tokio::test(start_paused = true)]

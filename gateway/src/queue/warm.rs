@@ -7,22 +7,27 @@ use super::Prefix;
 /// Prompts that are remembered of each replica: what fits its slots and its host cache, roughly.
 const PROMPTS: usize = 64;
 
-/// The beginnings of the last prompts that were sent to a replica.
+/// The beginnings of the last prompts that ran on a replica.
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     prompts: VecDeque<Prefix>,
-    /// How many of them have this link. A link stands for all blocks before it, so one look-up tells of them all.
-    links: HashMap<u32, u32>,
+    /// How many of them have this link, and the number of the last one. A link stands for all blocks before it, so one
+    /// look-up tells of them all.
+    links: HashMap<u32, (u32, u64)>,
+    /// Prompts so far.
+    count: u64,
 }
 
 impl Warm {
-    /// A prompt is sent to the replica.
+    /// A prompt has run on the replica.
     pub(super) fn remember(&mut self, prefix: &Prefix) {
         if prefix.links().is_empty() {
             return;
         }
+        self.count += 1;
         for &link in prefix.links() {
-            *self.links.entry(link).or_default() += 1;
+            let (count, last) = self.links.entry(link).or_default();
+            (*count, *last) = (*count + 1, self.count);
         }
         self.prompts.push_back(prefix.clone());
         if self.prompts.len() > PROMPTS
@@ -30,7 +35,7 @@ impl Warm {
         {
             for link in oldest.links() {
                 match self.links.get_mut(link) {
-                    Some(count) if *count > 1 => *count -= 1,
+                    Some((count, _)) if *count > 1 => *count -= 1,
                     _ => drop(self.links.remove(link)),
                 }
             }
@@ -40,6 +45,11 @@ impl Warm {
     /// Whether everything up to this link is there.
     pub(super) fn has(&self, link: u32) -> bool {
         self.links.contains_key(&link)
+    }
+
+    /// How many prompts ago everything up to this link was used: the fewer, the more probably it is still there.
+    pub(super) fn age(&self, link: u32) -> Option<u64> {
+        self.links.get(&link).map(|(_, last)| self.count - last)
     }
 
     /// Which share of a prompt is there: 0 to 1.
@@ -73,6 +83,7 @@ mod tests {
         warm.remember(&prefix(&[1, 2, 3]));
         let share = |blocks: &[u8]| warm.share(&prefix(blocks));
         assert_eq!((share(&[1, 2, 3]), share(&[1, 2, 4, 5]), share(&[2, 3]), share(&[])), (1.0, 0.5, 0.0, 0.0));
+        assert_eq!(halfway(&prefix(&[1, 2, 4])).and_then(|link| warm.age(link)), Some(0));
         let half = |blocks: &[u8]| halfway(&prefix(blocks)).is_some_and(|link| warm.has(link));
         assert!(half(&[1, 2, 4, 5]) && !half(&[1, 2, 4, 5, 6]) && !half(&[]));
     }
