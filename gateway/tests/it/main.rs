@@ -31,6 +31,7 @@ mod fold;
 mod http;
 mod ledger;
 mod queue;
+mod refusals;
 mod surfaces;
 mod upstream_faults;
 mod waiting;
