@@ -32,7 +32,7 @@ pub struct Audit {
 }
 
 /// A bucket that holds the tokens of one minute.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Bucket {
     sums: Audit,
     /// What of a token has been refilled, in tokens / [`NANOS_PER_MINUTE`].
@@ -42,11 +42,11 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket that takes in `capacity` tokens a minute.
-    pub(super) fn new(capacity: u64, now: Duration) -> Self {
+    /// A bucket that is full since the beginning of time and takes in `capacity` tokens a minute.
+    pub(super) fn new(capacity: u64) -> Self {
         let capacity = i128::from(capacity);
         let sums = Audit { capacity, level: capacity, ..Audit::default() };
-        Self { sums, fraction: 0, refilled_at: now, peaks: Peaks::default() }
+        Self { sums, fraction: 0, refilled_at: Duration::ZERO, peaks: Peaks::default() }
     }
 
     /// All sums, as of `now`.
@@ -80,10 +80,9 @@ impl Bucket {
     /// Ends a taking: so many tokens were used.
     pub(super) fn settle(&mut self, taken: Taken, used: u64, now: Duration) {
         self.refill(now);
-        let highest = self.peaks.end(taken.taking).unwrap_or(self.sums.level).max(self.sums.level);
         let used = i128::from(used);
         let unused = taken.tokens - used;
-        let refund = unused.min(self.sums.capacity - highest);
+        let refund = self.peaks.end(taken.taking, unused, self.sums.capacity);
         self.sums.open -= taken.tokens;
         self.sums.settled += used;
         self.sums.level += refund;

@@ -170,11 +170,10 @@ impl Limits {
         if key.is_none() && !limits(&terms.tenant) {
             return [None, None];
         }
-        let now = self.now();
-        let make = |whose, policy| move || Arc::new(Mutex::new(State::new(whose, policy, now)));
+        let make = |whose, policy| move || Arc::new(Mutex::new(State::new(whose, policy)));
         let mut kept = self.kept();
         if kept.keys.len() >= kept.sweep_at {
-            kept.sweep(Periods::of(self.0.clock.now()), now);
+            kept.sweep(Periods::of(self.0.clock.now()), self.now());
         }
         let tenant = find(&mut kept.tenants, &caller.tenant, make(Whose::Tenant, &terms.tenant));
         let key = key.map(|policy| find(&mut kept.keys, &caller.key_id, make(Whose::Key, policy)));

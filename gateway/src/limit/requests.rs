@@ -78,14 +78,13 @@ impl Requests {
 
     /// The request counts.
     pub(super) fn keep(&mut self, taking: u64) {
-        self.peaks.end(taking);
+        self.peaks.end(taking, 0, 0);
     }
 
     /// The request does not count: all is as if it had not been taken.
     pub(super) fn give_back(&mut self, taking: u64, now: Duration) {
         self.peaks.risen(-self.debt(now));
-        let least_debt = self.peaks.end(taking).map_or(i128::MAX, |highest| -highest);
-        let refund = self.interval().min(least_debt).min(self.debt(now));
+        let refund = self.peaks.end(taking, self.interval(), 0).max(0);
         let reach = self.reach.0.load(Relaxed);
         self.reach.0.store(reach.saturating_sub(u64::try_from(refund).unwrap_or(0)), Relaxed);
     }

@@ -48,7 +48,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(whose: Whose, policy: &Policy, now: Duration) -> Self {
+    pub(super) fn new(whose: Whose, policy: &Policy) -> Self {
         let quota = |limit: u64| (limit > 0).then(|| Quota::new(limit, policy.cut_at_quota));
         let tokens = policy.tokens_per_minute;
         Self {
@@ -56,7 +56,7 @@ impl State {
             requests: NonZeroU32::new(policy.requests_per_minute).map(Requests::new),
             concurrent: (policy.concurrent_requests > 0).then_some(policy.concurrent_requests),
             running: 0,
-            bucket: (tokens > 0).then(|| Bucket::new(tokens, now)),
+            bucket: (tokens > 0).then(|| Bucket::new(tokens)),
             day: quota(policy.tokens_per_day),
             month: quota(policy.tokens_per_month),
             replayed: 0,

@@ -25,6 +25,7 @@ mod clients;
 mod count;
 mod cut;
 mod dangerous;
+mod debts;
 mod drain;
 mod endings;
 mod fold;
