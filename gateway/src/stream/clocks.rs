@@ -177,6 +177,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_can_be_kept_company_more_often() {
+        let mut clocks = Clocks::new(Some(Duration::from_secs(10)));
+        clocks.keep_alive(Duration::from_secs(4));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 4));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 4));
+        clocks.keep_alive(Duration::from_secs(10));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn tokens_do_not_postpone_the_total() {
         let mut clocks = Clocks::new(None);
         clocks.start(deadlines(60, 5, 12));

@@ -11,7 +11,7 @@ use memchr::{memmem, memrchr};
 
 use super::cut::{Names, Shown};
 use super::sse::{Event, Piece, Splitter};
-use super::tally::Tally;
+use super::tally::{Tally, index_of};
 use super::timings::{self, Found};
 use super::usage;
 use crate::ledger::Count;
@@ -223,7 +223,7 @@ impl Reader {
             return self.pass(part.raw, out);
         }
         let opens = memmem::find(body, b"\"delta\":{\"role\":").is_some();
-        if !opens && !is_progress(part.data, &found) {
+        if !opens && !found.is_progress(part.data) {
             self.tally.event();
             seen.outputs += 1;
         }
@@ -251,7 +251,7 @@ impl Reader {
             self.pass(part.raw, out);
         } else {
             self.usage_chunk.clear();
-            self.usage_chunk.extend_from_slice(without_timings(part.data, found).0);
+            self.usage_chunk.extend_from_slice(found.cut_from(part.data).0);
             if self.tally.complete() {
                 self.give_merged_usage(out);
             }
@@ -379,7 +379,7 @@ impl Reader {
             return self.pass(part.raw, out);
         }
         self.release(out);
-        let (head, tail) = without_timings(part.data, found);
+        let (head, tail) = found.cut_from(part.data);
         // `data` is a part of `raw`, so this is the length of what stands before it.
         let before = part.data.as_ptr().addr().saturating_sub(part.raw.as_ptr().addr());
         out.extend_from_slice(part.raw.get(..before).unwrap_or_default());
@@ -395,28 +395,4 @@ impl Reader {
             self.finish_chunk.clear();
         }
     }
-}
-
-/// An object before and behind its timings.
-fn without_timings<'a>(object: &'a [u8], found: &Found) -> (&'a [u8], &'a [u8]) {
-    match found {
-        Found::At(range, _) => {
-            (object.get(..range.start).unwrap_or_default(), object.get(range.end..).unwrap_or_default())
-        }
-        Found::Absent | Found::Unclear => (object, &[]),
-    }
-}
-
-/// Whether this tells the progress of the prompt: then `prompt_progress` follows the timings.
-fn is_progress(object: &[u8], found: &Found) -> bool {
-    matches!(found, Found::At(range, _) if range.end + 1 < object.len())
-}
-
-/// The `index` of a chunk's choice. It stands before anything else of that name, and within a text its quotes would
-/// be escaped.
-pub(super) fn index_of(object: &[u8]) -> Option<usize> {
-    const KEY: &[u8] = b"\"index\":";
-    let value = object.get(memmem::find(object, KEY)? + KEY.len()..)?;
-    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
 }

@@ -3,6 +3,8 @@
 //! llama-server decodes one sequence for each choice of each prompt and reports each one on its own, always with the
 //! whole prompt. Here they are put together: each prompt once, the output of all.
 
+use memchr::memmem;
+
 use super::timings::Timings;
 use super::usage::Usage;
 use crate::ledger::{Count, CountedBy};
@@ -12,6 +14,15 @@ pub(super) const MAX_SEQUENCES: usize = 1024;
 
 /// llama-server counts context in 32 bits. A larger number is a fault, and must not make a sum overflow.
 const MAX_TOKENS: u64 = u32::MAX as u64;
+
+/// The sequence that a chunk belongs to: the `index` of its choice. It stands before anything else of that name, and
+/// within a text its quotes would be escaped.
+pub(super) fn index_of(chunk: &[u8]) -> Option<usize> {
+    const KEY: &[u8] = b"\"index\":";
+    let value = chunk.get(memmem::find(chunk, KEY)? + KEY.len()..)?;
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
+}
 
 /// How far the numbers of a sequence can be trusted, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

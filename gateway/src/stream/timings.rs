@@ -33,6 +33,23 @@ pub(super) enum Found {
     At(Range<usize>, Timings),
 }
 
+impl Found {
+    /// What of `object`, in which this was found, stands before the timings and what behind them.
+    pub(super) fn cut_from<'a>(&self, object: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        match self {
+            Self::At(range, _) => {
+                (object.get(..range.start).unwrap_or_default(), object.get(range.end..).unwrap_or_default())
+            }
+            Self::Absent | Self::Unclear => (object, &[]),
+        }
+    }
+
+    /// Whether `object` tells the progress of the prompt: then `prompt_progress` follows the timings.
+    pub(super) fn is_progress(&self, object: &[u8]) -> bool {
+        matches!(self, Self::At(range, _) if range.end + 1 < object.len())
+    }
+}
+
 const KEY: &[u8] = b",\"timings\":";
 const PROGRESS_KEY: &[u8] = b",\"prompt_progress\":";
 
@@ -156,6 +173,19 @@ mod tests {
         let object = format!(r#"{{"a":1,{TIMINGS},"prompt_progress":{{"total":4,"cache":0}}}}"#);
         let rest = r#"{"a":1,"prompt_progress":{"total":4,"cache":0}}"#;
         assert_eq!(cut(&object).map(|(rest, _)| rest).as_deref(), Some(rest));
+    }
+
+    #[test]
+    fn the_speed_is_read_wherever_timings_are_last() {
+        let timings = r#","timings":{"cache_n":24,"prompt_n":8,"prompt_ms":35.1,"predicted_n":3,"predicted_ms":20.5}"#;
+        let expected = Speed { prompt_tokens: 8, prompt_ms: 35.1, output_tokens: 2, output_ms: 20.5 };
+        let progress = r#","prompt_progress":{"total":4}"#;
+        for object in [timings, &format!(r#"{{"a":1{timings}}}"#), &format!(r#"{{"a":1{timings}{progress}}}"#)] {
+            assert_eq!(speed(object.as_bytes()), Some(expected), "{object}");
+        }
+        for none in ["", r#"{"usage":{}}"#, r#"{"a":1,"timings":{"prompt_n":8,"prompt_ms":null}}"#] {
+            assert_eq!(speed(none.as_bytes()), None, "{none}");
+        }
     }
 
     #[test]

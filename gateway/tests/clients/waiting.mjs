@@ -6,6 +6,11 @@ const client = new OpenAI({
   baseURL: `${process.env.BASE_URL}/v1`, apiKey: process.env.API_KEY, maxRetries: 0, timeout: 60_000,
 });
 const ask = { model: "any", messages: [{ role: "user", content: "Tell me about rivers." }], max_tokens: 12 };
+if (process.argv[2] === "failed") {
+  const reply = await client.chat.completions.create(ask);
+  assert.ok(reply.choices === undefined && reply.error.code === "backend_error");
+  process.exit();
+}
 let text = "";
 if (process.argv[2] === "stream") {
   for await (const chunk of await client.chat.completions.create({ ...ask, stream: true })) {

@@ -17,6 +17,10 @@ if kind == "messages":
         assert text and stream.get_final_message().content[0].text == text
 else:
     client = openai.OpenAI(base_url=BASE + "/v1", api_key=KEY, max_retries=0, timeout=60)
+    if kind == "failed":
+        reply = client.chat.completions.create(model="any", messages=HELLO, max_tokens=12)
+        assert reply.choices is None and reply.error["code"] == "backend_error", reply
+        sys.exit()
     if kind == "stream":
         chunks = client.chat.completions.create(model="any", messages=HELLO, max_tokens=12, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)

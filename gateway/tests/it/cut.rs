@@ -113,7 +113,7 @@ fn what_comes_after_a_cut_is_refused_for_good() {
 
 #[test]
 fn official_clients_accept_such_an_end() {
-    let engine = Engine::start(Options::tiny().slots(2).tools());
+    let engine = Engine::start(Options::tiny().slots(2));
     let gateway = limited(&engine.url());
     let run = |program: String, script: &str| {
         let keys = (0..8).map(|n| gateway.create_key(&format!("{script}-{n}"))).collect::<Vec<_>>().join(" ");

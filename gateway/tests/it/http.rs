@@ -327,7 +327,7 @@ fn no_header_and_no_query_of_a_client_reaches_llama_server() {
 }
 
 /// Headers that answers may carry.
-const ALLOWED: [&str; 14] = [
+const ALLOWED: [&str; 16] = [
     "allow",
     "cache-control",
     "connection",
@@ -340,6 +340,8 @@ const ALLOWED: [&str; 14] = [
     "transfer-encoding",
     "www-authenticate",
     "x-accel-buffering",
+    "x-queue-position",
+    "x-queue-wait-ms",
     "x-request-id",
     "x-should-retry",
 ];

@@ -293,3 +293,10 @@ fn official_clients_read_json_behind_white_space() {
     kept_company(script(variable("CLIENT_PYTHON"), "waiting.py", "whole"), three.clone(), PATH);
     kept_company(script("node".to_owned(), "waiting.mjs", "whole"), three, PATH);
 }
+
+#[test]
+fn official_clients_do_not_raise_a_failure_behind_white_space() {
+    let broken = vec![Step::Whole(500, json!({"error": {"code": 500, "message": "no", "type": "server_error"}}))];
+    kept_company(script(variable("CLIENT_PYTHON"), "waiting.py", "failed"), broken.clone(), PATH);
+    kept_company(script("node".to_owned(), "waiting.mjs", "failed"), broken, PATH);
+}

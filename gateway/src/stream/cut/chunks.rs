@@ -7,8 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::CUT_REASON;
-use crate::stream::meter::index_of;
-use crate::stream::tally::{MAX_SEQUENCES, Tally};
+use crate::stream::tally::{MAX_SEQUENCES, Tally, index_of};
 use crate::stream::usage::{self, Usage};
 
 /// What all chunks of a reply repeat, as it was printed.
