@@ -47,7 +47,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 /// Gauges that mirror the state of a room are read when somebody asks.
 fn refresh(app: &App) {
     let metrics = &app.metrics;
-    metrics.queue_depth.set(app.queue.depth() as i64);
+    app.queue.observe();
     for replica in app.upstream.snapshot() {
         let ready = replica.state == ReplicaState::Ready;
         metrics.upstream_ready.with_label_values(&[&*replica.address]).set(i64::from(ready));

@@ -6,8 +6,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{
-    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A large model on one T4 prefills for minutes: first tokens are told apart up to half an hour.
@@ -19,6 +19,8 @@ const GAP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
 /// Counting a prompt takes llama-server about a millisecond, and with a body of megabytes seconds.
 const COUNT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Predictions are right within a factor of two, mostly.
+const RATIO_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 0.75, 1.0, 1.33, 2.0, 4.0, 10.0];
 /// Whole requests, up to the 30 minutes that a long answer of a slow model takes.
 const DURATION_BUCKETS: &[f64] =
     &[0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0];
@@ -80,10 +82,28 @@ metrics! {
     /// Time that counting the tokens of a prompt took where the count was not cached, in seconds.
     prompt_count_seconds: Histogram =
         |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(COUNT_BUCKETS.into()));
-    /// Requests that wait for a slot now.
-    queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
-    /// Time from entering the queue to getting a slot or giving up, in seconds.
-    queue_wait_seconds: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()));
+    /// Requests that wait for a slot now, by tenant and class.
+    queue_depth: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "class"]);
+    /// Time from entering the queue to getting a slot or giving up, in seconds, by tenant and class.
+    queue_wait_seconds: HistogramVec =
+        |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()), &["tenant", "class"]);
+    /// Requests that asked for a slot, by tenant, class and what came of it: dispatched, full, too_long, too_wide,
+    /// expired, left.
+    queue_tickets_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "class", "outcome"]);
+    /// How long a dispatched request waited, divided by what was predicted when it entered the queue.
+    queue_wait_ratio: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(RATIO_BUCKETS.into()));
+    /// Work that was done for each tenant, in units of cost: one prompt token that is not cached is one unit.
+    service_total: CounterVec = |opts| CounterVec::new(opts, &["tenant"]);
+    /// Distance in virtual time between the first and the last tenant in the queue, in units of cost by weight.
+    virtual_time_spread: Gauge = |opts| Gauge::with_opts(opts);
+    /// Jain's index of what waiting tenants got over what was due to them in the last 5 minutes: 1 is fair.
+    fairness_jain_index: Gauge = |opts| Gauge::with_opts(opts);
+    /// Time during which a slot was free although a request could have run there, in seconds: must stay 0.
+    slots_idle_with_backlog_seconds_total: Counter = |opts| Counter::with_opts(opts);
+    /// Work that all slots together do in a second while they are busy, in units of cost; 0: not known yet.
+    service_rate: Gauge = |opts| Gauge::with_opts(opts);
+    /// What an output token costs, in prompt tokens, by llama-server's timings.
+    output_token_cost: Gauge = |opts| Gauge::with_opts(opts);
     /// Slots in use by this gateway, by replica.
     slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Slots that the replica announced, 0 while it is not ready.
@@ -141,9 +161,12 @@ mod tests {
     #[test]
     fn doc_comments_are_the_help_texts() {
         let metrics = Metrics::new().unwrap();
-        metrics.queue_depth.set(3);
+        metrics.open_connections.set(3);
         let text = metrics.render().unwrap();
-        assert!(text.contains("# HELP llama_gateway_queue_depth Requests that wait for a slot now."), "{text}");
-        assert!(text.contains("llama_gateway_queue_depth 3"), "{text}");
+        assert!(
+            text.contains("# HELP llama_gateway_open_connections Open client connections on the public listener."),
+            "{text}"
+        );
+        assert!(text.contains("llama_gateway_open_connections 3"), "{text}");
     }
 }
