@@ -6,10 +6,11 @@ use http::HeaderMap;
 
 /// Where any client may say how many seconds it will wait for its answer.
 const REQUEST_TIMEOUT: &str = "x-request-timeout";
-/// Where the official clients say after how many seconds without a byte they give up. The Python clients of openai and
-/// anthropic send the first one, whatever they ask for: the time between two bytes. openai's npm client sends the
-/// second one, in whole seconds rounded down: the time until the head of the answer. anthropic's Python client sends
-/// the second one, too, as `NOT_GIVEN` unless the call itself sets a timeout.
+/// Where the official clients say after how many seconds without a byte they give up, streams or not. The Python
+/// clients of openai and anthropic send the first one: the time between two bytes. openai's npm client sends the second
+/// one, in whole seconds rounded down: the time until the head of the answer. It does so only where the call itself sets
+/// a timeout, not for that of the client object (600 s, if nothing else is said). anthropic's Python client sends the
+/// second one, too, as `NOT_GIVEN` unless the call sets a timeout.
 const CLIENT_TIMEOUTS: [&str; 2] = ["x-stainless-read-timeout", "x-stainless-timeout"];
 /// Where the official clients count the tries of one request.
 const RETRY_COUNT: &str = "x-stainless-retry-count";

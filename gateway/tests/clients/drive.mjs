@@ -8,8 +8,11 @@ const OpenAI = createRequire(import.meta.url)("openai");
 const messages = [{ role: "user", content: "Tell me about rivers." }];
 
 async function ask({ base, key, model, stream, retries, timeout }) {
-  const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: retries, timeout: timeout * 1000 });
-  const reply = await client.chat.completions.create({ model, messages, max_tokens: 12, stream });
+  const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: retries });
+  // It tells the gateway the timeout of a call, but not that of the client.
+  const reply = await client.chat.completions.create(
+    { model, messages, max_tokens: 12, stream }, { timeout: timeout * 1000 },
+  );
   if (!stream) return reply.choices[0].message.content;
   let text = "";
   for await (const chunk of reply) text += chunk.choices[0].delta.content ?? "";

@@ -259,9 +259,9 @@ fn a_full_queue_is_tried_again(client: &mut Client) {
 
 fn a_wait_that_would_be_too_long_is_not_begun(client: &mut Client) {
     let scene = scene("");
-    // The model takes ten seconds for a token.
-    let slow = r#"{"cache_n":0,"prompt_n":7,"prompt_ms":7000,"predicted_n":6,"predicted_ms":60000}"#;
-    let usage = r#"{"completion_tokens":6,"prompt_tokens":7,"total_tokens":13}"#;
+    // The model takes half a second for a token, and answers have two hundred.
+    let slow = r#"{"cache_n":0,"prompt_n":20,"prompt_ms":2000,"predicted_n":200,"predicted_ms":100000}"#;
+    let usage = r#"{"completion_tokens":200,"prompt_tokens":20,"total_tokens":220}"#;
     let chunk = |choices: &str, further: &str| {
         format!(
             "data: {{\"choices\":{choices},\"created\":1,\"id\":\"c\",\"model\":\"stub\",\
@@ -272,9 +272,9 @@ fn a_wait_that_would_be_too_long_is_not_begun(client: &mut Client) {
         + &chunk("[]", &format!(",\"usage\":{usage},\"timings\":{slow}"))
         + "data: [DONE]\n\n";
     scene.stub.plan_next(vec![Step::Head, Step::Bytes(text.into_bytes()), Step::End]);
-    assert_eq!(scene.gateway.post(PATH, &chat(9)).status, 200);
+    assert_eq!(scene.gateway.post(PATH, &chat(500)).status, 200);
     scene.stub.plan_next(vec![Step::Gate]);
-    let running = scene.send(&chat(9));
+    let running = scene.send(&chat(500));
     scene.stub.wait_held(1);
     let result = client.ask(&scene.tap, &scene.gateway.key, json!({"timeout": 5}));
     client.failed(&result, &scene.tap, (429, "wait_too_long"), 1);
