@@ -3,8 +3,10 @@
 //! `config.default.toml` holds every key with its default and its meaning; it is the lowest layer. A file, the
 //! environment and command-line flags go on top of it, in this order.
 
+mod check;
 #[cfg(test)]
 mod document;
+mod keys;
 mod layers;
 
 use std::collections::BTreeMap;
@@ -41,6 +43,20 @@ pub struct Config {
     pub ledger: Ledger,
     /// Log lines.
     pub log: Log,
+}
+
+impl Config {
+    /// Says whether there is a policy of this name.
+    ///
+    /// # Errors
+    /// There is none; the nearest one is named.
+    pub fn check_policy(&self, name: &str) -> Result<(), ConfigError> {
+        if self.policies.contains_key(name) {
+            return Ok(());
+        }
+        let what = check::no_such("policy", name, self.policies.keys());
+        Err(ConfigError::new("configuration", format!("{what} Policies are those of the file given by --config.")))
+    }
 }
 
 /// Listeners and their limits.
@@ -176,8 +192,10 @@ pub struct Policy {
     /// The longest wait for a slot.
     #[serde(with = "duration")]
     pub max_queue_wait: Duration,
-    /// The class of the requests.
-    pub class: String,
+    /// The class of the requests. `None`, where the policy names none: for a key the class of its tenant, for a
+    /// tenant that of the default policy.
+    #[serde(default)]
+    pub class: Option<String>,
     /// The tenant's share within its class.
     pub weight: u32,
     /// Output cap of a request that names none.
@@ -205,6 +223,15 @@ impl Tenant {
 
 /// The policy of tenants that are not configured.
 pub const DEFAULT_POLICY: &str = "default";
+
+const MAX_NAME_CHARS: usize = 64;
+
+/// Whether a tenant, a policy or a class may be called that: names become metric labels and cells of tables, so their
+/// alphabet is small.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_NAME_CHARS).contains(&name.len()) && name.bytes().all(allowed)
+}
 
 /// The clocks of a request, and keep-alive.
 #[derive(Clone, Debug, Deserialize)]

@@ -137,10 +137,8 @@ fn deadline(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Instant {
     let service = if ask.stream { first_token } else { whole };
     // A stream is kept alive while it waits, and so is any answer with white space.
     let kept_alive = ask.stream || app.config.requests.white_space_keep_alive;
-    let silence = patience.silence.filter(|_| !kept_alive);
-    let client = [patience.request, silence].into_iter().flatten().map(|timeout| timeout.saturating_sub(service));
     let policy = terms.max_queue_wait().min(app.config.timeouts.total);
-    arrival.at + client.fold(policy, Duration::min)
+    arrival.at + patience.longest_wait(service, kept_alive).map_or(policy, |client| policy.min(client))
 }
 
 /// How many slots a request occupies. A long list of inputs to embed takes all that it may have, not more.

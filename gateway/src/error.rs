@@ -12,13 +12,12 @@ use serde_json::json;
 
 /// When to come back to a gateway that is shutting down: another one may be there by then. Nothing predicts it.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The longest wait before a retry that every official client accepts. Beyond it, openai's npm client comes back after
-/// a few seconds as if nothing had been said.
+/// The longest wait that every official client keeps. Told more, openai's npm client is back after a few seconds.
 const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(60);
 /// A client is never told to come back at once.
 const SHORTEST_RETRY_WAIT: Duration = Duration::from_millis(100);
-/// Clients wait exactly as long as they are told. So that those who were refused together do not come back together,
-/// waits are longer than need be by up to this share of them.
+/// Clients wait exactly as they are told. So that those who were refused together do not come back together, waits are
+/// longer by up to this share.
 const RETRY_SPREAD: f64 = 0.25;
 
 /// Whose error shape a client expects.

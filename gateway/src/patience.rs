@@ -6,14 +6,18 @@ use http::HeaderMap;
 
 /// Where any client may say how many seconds it will wait for its answer.
 const REQUEST_TIMEOUT: &str = "x-request-timeout";
-/// Where the official clients say after how many seconds without a byte they give up. The Python clients of openai and
-/// anthropic send the first one, whatever they ask for: the time between two bytes. openai's npm client sends the
-/// second one, in whole seconds rounded down: the time until the head of the answer. anthropic's Python client sends
-/// the second one, too, as `NOT_GIVEN` unless the call itself sets a timeout.
+/// Where the official clients say after how many seconds without a byte they give up, streams or not. The Python
+/// clients of openai and anthropic send the first one: the time between two bytes. openai's npm client sends the second
+/// one, in whole seconds rounded down: the time until the head of the answer. It does so only where the call itself sets
+/// a timeout, not for that of the client object (600 s, if nothing else is said). anthropic's Python client sends the
+/// second one, too, as `NOT_GIVEN` unless the call sets a timeout.
 const CLIENT_TIMEOUTS: [&str; 2] = ["x-stainless-read-timeout", "x-stainless-timeout"];
 /// Where the official clients count the tries of one request.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
 
+/// A refusal must reach the client before it gives up by itself: its clock began before ours, and the way back takes
+/// time. Of short timeouts a quarter is enough.
+const MARGIN: Duration = Duration::from_millis(500);
 /// However little a client says that it will wait, its stream is not fed more often than this.
 const LEAST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,6 +43,14 @@ impl Patience {
             silence: CLIENT_TIMEOUTS.into_iter().filter_map(duration).min(),
             retries: text(RETRY_COUNT).and_then(|count| count.parse().ok()).unwrap_or_default(),
         }
+    }
+
+    /// The longest wait for a slot that leaves `service` for the work itself, if the client sets a bound.
+    /// `kept_alive`: it is sent something while it waits.
+    pub fn longest_wait(&self, service: Duration, kept_alive: bool) -> Option<Duration> {
+        let silence = self.silence.filter(|_| !kept_alive);
+        let timeout = self.request.into_iter().chain(silence).min()?;
+        Some(timeout.saturating_sub(MARGIN.min(timeout / 4)).saturating_sub(service))
     }
 
     /// How long a stream may be silent: `most`, or half of the time that its client will stand.
@@ -83,6 +95,24 @@ mod tests {
         }
         for nonsense in ["-1", "1.5", "many", "99999999999"] {
             assert_eq!(of(&[("x-stainless-retry-count", nonsense)]), Patience::default(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_request_waits_no_longer_than_its_client_can_bear_to_hear_no() {
+        let (read, request) = (("x-stainless-read-timeout", "10"), ("x-request-timeout", "1"));
+        for (headers, service, kept_alive, wait) in [
+            (&[read][..], 0, false, Some(9500)),
+            (&[read][..], 4000, false, Some(5500)),
+            (&[read][..], 60_000, false, Some(0)),
+            // A client that is sent comments stays.
+            (&[read][..], 0, true, None),
+            (&[request][..], 0, true, Some(750)),
+            (&[read, request][..], 0, false, Some(750)),
+            (&[][..], 0, false, None),
+        ] {
+            let longest = of(headers).longest_wait(Duration::from_millis(service), kept_alive);
+            assert_eq!(longest, wait.map(Duration::from_millis), "{headers:?} {service} {kept_alive}");
         }
     }
 

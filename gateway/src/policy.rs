@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use crate::auth::Caller;
 use crate::config::{Config, DEFAULT_POLICY, Policy};
@@ -18,7 +18,7 @@ pub struct Terms {
     pub tenant: Arc<Policy>,
     /// The policy of this key alone, where it has one.
     pub key: Option<Arc<Policy>>,
-    /// The class of its requests: the key's, or else the tenant's.
+    /// The class of its requests: the one that the key's policy names, or else the tenant's, or the default one.
     pub class: ClassId,
 }
 
@@ -51,28 +51,35 @@ impl Terms {
 /// All policies, and who has which.
 #[derive(Debug)]
 pub struct Policies {
-    policies: HashMap<Arc<str>, (Arc<Policy>, ClassId)>,
+    policies: HashMap<Arc<str>, Named>,
     /// By tenant: its own policy and that of its keys.
     tenants: HashMap<String, (Arc<str>, Option<Arc<str>>)>,
     classes: Vec<Class>,
+    default_class: ClassId,
+}
+
+/// A policy, and its class if it names one.
+#[derive(Clone, Debug)]
+struct Named {
+    policy: Arc<Policy>,
+    class: Option<ClassId>,
 }
 
 impl Policies {
-    /// Checks and joins what is configured.
+    /// Joins what is configured.
     ///
     /// # Errors
-    /// A text for the operator: a class or a policy that does not exist, a weight of zero.
+    /// A class or a policy that does not exist: not if the configuration was checked when it was loaded.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let classes = classes(config)?;
+        let classes = classes(config);
+        let class_of = |policy: &str, class: &str| {
+            let at = classes.iter().position(|known| *known.name == *class);
+            at.map(ClassId).with_context(|| format!("policies.{policy}.class: there is no class `{class}`"))
+        };
         let mut policies = HashMap::new();
         for (name, policy) in &config.policies {
-            let class = classes.iter().position(|class| *class.name == *policy.class).with_context(|| {
-                let names: Vec<_> = classes.iter().map(|class| &*class.name).collect();
-                format!("policies.{name}.class: there is no class `{}`; hint: {}", policy.class, names.join(", "))
-            })?;
-            ensure!(policy.weight > 0, "policies.{name}.weight must be above 0");
-            ensure!(policy.default_output_tokens > 0, "policies.{name}.default_output_tokens must be above 0");
-            policies.insert(Arc::from(name.as_str()), (Arc::new(policy.clone()), ClassId(class)));
+            let class = policy.class.as_deref().map(|class| class_of(name, class)).transpose()?;
+            policies.insert(Arc::from(name.as_str()), Named { policy: Arc::new(policy.clone()), class });
         }
         let known = |tenant: &str, name: &str| -> anyhow::Result<Arc<str>> {
             let found = policies.get_key_value(name).map(|(name, _)| name.clone());
@@ -83,17 +90,14 @@ impl Policies {
             let key_policy = tenant.key_policy.as_ref().map(|policy| known(name, policy)).transpose()?;
             tenants.insert(name.clone(), (known(name, &tenant.policy)?, key_policy));
         }
-        Ok(Self { policies, tenants, classes })
+        let default_class = policies.get(DEFAULT_POLICY).and_then(|default| default.class);
+        let default_class = default_class.context("policies.default.class is missing")?;
+        Ok(Self { policies, tenants, classes, default_class })
     }
 
     /// The classes, by their ids.
     pub fn classes(&self) -> &[Class] {
         &self.classes
-    }
-
-    /// Whether there is a policy of this name.
-    pub fn knows(&self, name: &str) -> bool {
-        self.policies.contains_key(name)
     }
 
     /// What holds for a caller.
@@ -102,35 +106,117 @@ impl Policies {
     /// Its key names a policy that is not configured (any more). Nobody is let in on other terms than were meant.
     pub fn of(&self, caller: &Caller) -> Result<Terms, Rejection> {
         let configured = self.tenants.get(&*caller.tenant);
-        let tenant = configured.map_or(DEFAULT_POLICY, |(policy, _)| policy);
+        let tenant = self.find(configured.map_or(DEFAULT_POLICY, |(policy, _)| policy))?;
         let key = caller.policy.as_deref().or_else(|| configured?.1.as_deref());
-        let find = |name: &str| {
-            self.policies.get(name).cloned().ok_or_else(|| {
-                Rejection::new(Reason::Internal, "The API key cannot be used at the moment.")
-                    .operator(format!("its policy `{name}` is not configured"))
-            })
-        };
-        let (tenant, class) = find(tenant)?;
-        match key.map(find).transpose()? {
-            Some((key, class)) => Ok(Terms { tenant, key: Some(key), class }),
-            None => Ok(Terms { tenant, key: None, class }),
-        }
+        let key = key.map(|name| self.find(name)).transpose()?;
+        let class = key.and_then(|key| key.class).or(tenant.class).unwrap_or(self.default_class);
+        Ok(Terms { tenant: tenant.policy.clone(), key: key.map(|key| key.policy.clone()), class })
+    }
+
+    fn find(&self, name: &str) -> Result<&Named, Rejection> {
+        self.policies.get(name).ok_or_else(|| {
+            Rejection::new(Reason::Internal, "The API key cannot be used at the moment.")
+                .operator(format!("its policy `{name}` is not configured"))
+        })
     }
 }
 
 /// The classes, strict ones first and in their order.
-fn classes(config: &Config) -> anyhow::Result<Vec<Class>> {
+fn classes(config: &Config) -> Vec<Class> {
     let queue = &config.queue;
-    let mut classes = Vec::new();
-    for name in &queue.strict_classes {
-        ensure!(queue.classes.contains_key(name), "queue.strict_classes: there is no class `{name}`");
-    }
-    let strict = queue.strict_classes.iter();
+    let weight = |name: &String| queue.classes.get(name).copied().unwrap_or_default();
+    let class = |name: &String, strict| Class { name: name.as_str().into(), weight: weight(name), strict };
+    let strict = queue.strict_classes.iter().map(|name| class(name, true));
     let shared = queue.classes.keys().filter(|name| !queue.strict_classes.contains(name));
-    for name in strict.chain(shared) {
-        let weight = queue.classes.get(name).copied().unwrap_or_default();
-        ensure!(weight > 0, "queue.classes.{name} must be above 0");
-        classes.push(Class { name: name.as_str().into(), weight, strict: queue.strict_classes.contains(name) });
+    strict.chain(shared.map(|name| class(name, false))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrides, load};
+
+    const FILE: &str = "
+        [queue]
+        strict_classes = [\"ops\"]
+        [queue.classes]
+        ops = 2
+        [policies.default]
+        max_queue_wait = \"1m\"
+        [policies.gold]
+        class = \"interactive\"
+        max_queue_wait = \"5m\"
+        default_output_tokens = 1000
+        [policies.reader]
+        default_output_tokens = 100
+        [policies.night]
+        class = \"batch\"
+        private_cache = true
+        [tenants.acme]
+        policy = \"gold\"
+        [tenants.beta]
+        policy = \"gold\"
+        key_policy = \"reader\"
+    ";
+
+    fn policies() -> Policies {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), FILE).unwrap();
+        Policies::new(&load(Some(file.path()), std::iter::empty(), &Overrides::default()).unwrap()).unwrap()
     }
-    Ok(classes)
+
+    fn of(tenant: &str, key_policy: Option<&str>) -> Caller {
+        Caller { tenant: tenant.into(), key_id: "k".into(), policy: key_policy.map(Arc::from) }
+    }
+
+    fn class_of(policies: &Policies, caller: &Caller) -> String {
+        policies.classes()[policies.of(caller).unwrap().class.0].name.to_string()
+    }
+
+    #[test]
+    fn a_tenant_has_its_policy_or_the_default_one_and_a_key_its_own_on_top() {
+        let policies = policies();
+        let stranger = policies.of(&of("stranger", None)).unwrap();
+        assert!(stranger.key.is_none());
+        assert_eq!(stranger.max_queue_wait(), Duration::from_secs(60));
+        let acme = policies.of(&of("acme", None)).unwrap();
+        assert_eq!((acme.max_queue_wait(), acme.default_output_tokens()), (Duration::from_secs(300), 1000));
+        // Of the tenant's policy and the key's, the tighter one counts.
+        let beta = policies.of(&of("beta", None)).unwrap();
+        assert_eq!((beta.max_queue_wait(), beta.default_output_tokens()), (Duration::from_secs(60), 100));
+        assert!(!beta.private_cache());
+        let night = policies.of(&of("beta", Some("night"))).unwrap();
+        assert_eq!(night.default_output_tokens(), 1000);
+        assert!(night.private_cache());
+    }
+
+    #[test]
+    fn the_class_is_that_of_the_key_then_of_the_tenant_then_of_all() {
+        let policies = policies();
+        for (caller, class) in [
+            (of("stranger", None), "standard"),
+            (of("stranger", Some("reader")), "standard"),
+            (of("stranger", Some("night")), "batch"),
+            (of("acme", None), "interactive"),
+            (of("acme", Some("reader")), "interactive"),
+            (of("acme", Some("night")), "batch"),
+            (of("acme", Some("default")), "standard"),
+        ] {
+            assert_eq!(class_of(&policies, &caller), class, "{caller:?}");
+        }
+    }
+
+    #[test]
+    fn strict_classes_stand_before_the_others() {
+        let policies = policies();
+        let names: Vec<_> = policies.classes().iter().map(|class| (&*class.name, class.weight, class.strict)).collect();
+        assert_eq!(names, [("ops", 2, true), ("batch", 1, false), ("interactive", 8, false), ("standard", 4, false)]);
+    }
+
+    #[test]
+    fn a_key_whose_policy_is_gone_is_not_let_in_on_other_terms() {
+        let rejection = policies().of(&of("acme", Some("gone"))).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Internal);
+        assert!(rejection.operator.unwrap().contains("`gone`") && !rejection.message.contains("gone"));
+    }
 }

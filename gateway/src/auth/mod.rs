@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq;
 use crate::error::{Reason, Rejection};
 
 pub use key::NewKey;
-pub use store::{KeyError, KeyInfo, Keys, Revoked, parse_expiry, write_list};
+pub use store::{KeyError, KeyInfo, Keys, Revoked, Wanted, parse_expiry, write_list};
 
 use key::KeyHash;
 
@@ -203,6 +203,10 @@ mod tests {
         headers(&[("authorization", &format!("Bearer {key}"))])
     }
 
+    fn wanted(tenant: &str, expires: Option<Timestamp>) -> Wanted<'_> {
+        Wanted { tenant, expires, ..Wanted::default() }
+    }
+
     fn refusal(authenticator: &Authenticator, headers: &HeaderMap) -> String {
         let rejection = authenticator.authenticate(headers, at(10)).unwrap_err();
         assert_eq!(rejection.reason, Reason::InvalidApiKey);
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn a_key_is_taken_from_each_of_the_three_headers() {
         let dir = tempfile::tempdir().unwrap();
-        let key = Keys::open(dir.path()).unwrap().create("acme", "", None, at(0)).unwrap();
+        let key = Keys::open(dir.path()).unwrap().create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let text = key.expose();
         let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into(), policy: None };
@@ -228,11 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_brings_its_own_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let gold = Wanted { policy: Some("gold"), ..wanted("acme", None) };
+        let key = Keys::open(dir.path()).unwrap().create(&gold, at(0)).unwrap();
+        let authenticator = Authenticator::open(dir.path()).unwrap();
+        let caller = authenticator.authenticate(&bearer_of(key.expose()), at(10)).unwrap();
+        assert_eq!(caller.policy.as_deref(), Some("gold"));
+    }
+
+    #[test]
     fn several_credentials_are_refused_even_when_one_is_right() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let one = keys.create("acme", "", None, at(0)).unwrap();
-        let other = keys.create("acme", "", None, at(0)).unwrap();
+        let one = keys.create(&wanted("acme", None), at(0)).unwrap();
+        let other = keys.create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let (one, other) = (one.expose(), other.expose());
         let bearer = format!("Bearer {one}");
@@ -255,8 +269,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stranger = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let known = keys.create("acme", "", Some(at(5)), at(0)).unwrap();
-        let unknown = Keys::open(stranger.path()).unwrap().create("acme", "", None, at(0)).unwrap();
+        let known = keys.create(&wanted("acme", Some(at(5))), at(0)).unwrap();
+        let unknown = Keys::open(stranger.path()).unwrap().create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
 
         // A well-formed key with the id of a known one (expired, which is not told) and another secret.
@@ -272,7 +286,7 @@ mod tests {
     #[test]
     fn an_expired_key_is_refused_from_its_time_on() {
         let dir = tempfile::tempdir().unwrap();
-        let key = Keys::open(dir.path()).unwrap().create("acme", "", Some(at(11)), at(0)).unwrap();
+        let key = Keys::open(dir.path()).unwrap().create(&wanted("acme", Some(at(11))), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let headers = bearer_of(key.expose());
         assert!(authenticator.authenticate(&headers, at(10)).is_ok());
@@ -287,7 +301,7 @@ mod tests {
         assert!(authenticator.tenants().is_empty());
         let keys = Keys::open(dir.path()).unwrap();
         for tenant in ["acme", "beta", "acme"] {
-            let key = keys.create(tenant, "", None, at(0)).unwrap();
+            let key = keys.create(&wanted(tenant, None), at(0)).unwrap();
             let headers = bearer_of(key.expose());
             assert_eq!(&*authenticator.authenticate(&headers, at(10)).unwrap().tenant, tenant);
             keys.revoke(key.key_id(), at(1)).unwrap();
@@ -301,7 +315,7 @@ mod tests {
     fn no_message_repeats_the_key() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let key = keys.create("acme", "", Some(at(5)), at(0)).unwrap();
+        let key = keys.create(&wanted("acme", Some(at(5))), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let wrong = "sk-lgw-aaaaaaaa-wrong";
         for (name, value) in [("authorization", key.expose()), ("x-api-key", key.expose()), ("api-key", wrong)] {

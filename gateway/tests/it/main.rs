@@ -34,6 +34,7 @@ mod http;
 mod ledger;
 mod limits;
 mod queue;
+mod refusals;
 mod replicas;
 mod surfaces;
 mod upstream_faults;

@@ -8,6 +8,7 @@ pub(crate) mod gateway;
 pub(crate) mod process;
 mod self_test;
 pub(crate) mod stub;
+pub(crate) mod tap;
 
 use std::time::{Duration, Instant};
 

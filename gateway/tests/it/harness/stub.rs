@@ -312,7 +312,8 @@ fn counts(path: &str) -> bool {
     path.ends_with("/input_tokens") || path.ends_with("/count_tokens")
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
+/// Reads a request with its body; `None` at the end of the connection.
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {
