@@ -194,6 +194,8 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut Scheduler, Instant)) {
         let now = Instant::now();
         let mut state = self.lock();
+        // The time until now belongs to how things were: a slot that comes was not idle before.
+        state.scheduler.tick(now);
         change(&mut state.scheduler, now);
         let wakers = state.decide(now);
         drop(state);

@@ -226,12 +226,16 @@ struct Sim {
     running: BTreeSet<usize>,
     replicas: Vec<Replica>,
     gaps: Gaps,
+    /// Whether the scheduler's own books are checked at every step, too.
+    thorough: bool,
     /// Whether the scheduler is told how fast requests were served.
     learns: bool,
     /// How often a start fails because the replica refuses the connection.
     refused_connections: f64,
     /// Seconds of slots that went into requests that were completed.
     useful: f64,
+    /// By source, the cost of what was counted of its requests that are over.
+    settled: Vec<f64>,
 }
 
 /// Classes by weight, none of them strict.
@@ -262,9 +266,11 @@ impl Sim {
             running: BTreeSet::new(),
             replicas: replicas.iter().map(replica).collect(),
             gaps,
+            thorough: false,
             learns: false,
             refused_connections: 0.0,
             useful: 0.0,
+            settled: vec![0.0; sources.len()],
             sources,
         };
         for source in 0..sim.sources.len() {
@@ -373,6 +379,7 @@ impl Sim {
             Event::Leave(job) if self.jobs[job].run.is_some() => self.stop(job, Outcome::LeftRunning),
             Event::Ready(id, ready) => {
                 self.replicas[id].ready = ready;
+                self.scheduler.tick(self.instant(self.now));
                 self.scheduler.set_replica(ReplicaId(id), self.replicas[id].total as u32, ready);
             }
             Event::Leave(_) | Event::Expire(_) => {}
@@ -517,21 +524,43 @@ impl Sim {
         if outcome == Outcome::Complete {
             self.useful += (self.now - started) * slots as f64;
         }
-        let work = job.work;
-        if run.prompt_left > 0.0 {
-            // The queue tells how far it came by the time that it took.
-            run.served.record(work.prompt - run.prompt_left.ceil() as u64, job.cached, 0);
-        }
+        let (prompt, output) = (job.work.prompt - run.prompt_left.ceil() as u64, (run.output + 1e-6) as u64);
+        // The queue tells how far a prompt has come by the time that it took.
+        run.served.record(prompt, job.cached.min(prompt), output);
+        let cached = job.cached.min(prompt) as f64;
+        self.settled[job.source] += prompt as f64 - (1.0 - CACHED) * cached + OUTPUT * output as f64;
         if self.learns {
             self.scheduler.learn(Speed {
-                prompt_tokens: work.prompt - job.cached - run.prompt_left.ceil() as u64,
+                prompt_tokens: prompt.saturating_sub(job.cached),
                 prompt_ms: (first - started) * 1000.0,
-                output_tokens: run.output as u64,
+                output_tokens: output,
                 output_ms: (self.now - first) * 1000.0,
             });
         }
-        self.scheduler.finish(self.ticket(id), self.instant(self.now));
+        let (ticket, now) = (self.ticket(id), self.instant(self.now));
+        self.scheduler.finish(ticket, now);
+        // What is over is over: none of these changes anything any more.
+        self.scheduler.finish(ticket, now);
+        self.scheduler.unused(ticket, now);
+        self.scheduler.leave(ticket, now);
         self.end(id, outcome);
+    }
+
+    /// Ends everything, then looks whether each request was settled once, by what it was, and no slot ever idled.
+    fn check_books(&mut self) {
+        (0..self.jobs.len()).for_each(|job| match (self.jobs[job].outcome, &self.jobs[job].run) {
+            (None, Some(_)) => self.stop(job, Outcome::LeftRunning),
+            (None, None) => self.leave(job, Outcome::LeftQueue),
+            (Some(_), _) => {}
+        });
+        assert!(self.scheduler.next(self.instant(self.now)).is_none());
+        let stats = self.scheduler.stats(self.instant(self.now));
+        assert_eq!((self.scheduler.depth(), stats.idle_with_backlog), (0, Duration::ZERO));
+        assert!(self.scheduler.load().iter().all(|load| load.in_flight == 0));
+        for (source, settled) in self.settled.iter().enumerate() {
+            let service = stats.service.get(&*format!("t{source}")).copied().unwrap_or(0.0);
+            assert!((service - settled).abs() < 1e-6 * settled.max(1.0), "{service} was charged, not {settled}");
+        }
     }
 
     /// Each request has one outcome.
@@ -571,6 +600,9 @@ impl Sim {
             let job = &self.jobs[id];
             assert!(job.deadline >= self.now - 1e-6, "one whose deadline has passed still waits");
             assert!(gathers || !runnable(job.source), "a slot is idle while a request could run");
+        }
+        if self.thorough {
+            self.scheduler.check();
         }
         self.gaps.decisions_were_taken();
     }

@@ -221,6 +221,17 @@ async fn what_llama_server_never_told_of_is_charged_by_the_time_it_took() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn slots_that_come_were_not_idle_before() {
+    let queue = queue(&[]);
+    let waiting = queue.enter(ticket("t", 1)).unwrap();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    queue.set_replica(ReplicaId(0), 1, true);
+    drop(waiting.await.unwrap());
+    queue.observe();
+    assert_eq!(queue.0.metrics.slots_idle_with_backlog_seconds_total.get(), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_ticket_has_one_outcome() {
     let queue = queue(&[1]);
     let outcomes = |tenant: &str| {
