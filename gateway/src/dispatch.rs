@@ -64,19 +64,20 @@ pub(crate) fn queue(
 fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
     let Arrival { caller, terms, .. } = arrival;
     let key = terms.key.as_deref();
+    let caps = Caps {
+        tenant_queued: terms.tenant.queued_requests,
+        key_queued: key.map_or(0, |policy| policy.queued_requests),
+        tenant_slots: terms.tenant.slots,
+        key_slots: key.map_or(0, |policy| policy.slots),
+    };
     Ticket {
         tenant: caller.tenant.clone(),
         key: caller.key_id.clone(),
         surface: ask.surface.label(),
         class: terms.class,
         weight: terms.tenant.weight,
-        slots: slots(app, ask),
-        caps: Caps {
-            tenant_queued: terms.tenant.queued_requests,
-            key_queued: key.map_or(0, |policy| policy.queued_requests),
-            tenant_slots: terms.tenant.slots,
-            key_slots: key.map_or(0, |policy| policy.slots),
-        },
+        slots: slots(app, ask, caps),
+        caps,
         work,
         deadline: deadline(app, ask, work, arrival),
         prefix: ask.prefix.clone(),
@@ -98,10 +99,13 @@ fn deadline(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Instant {
     arrival.at + client.fold(policy, Duration::min)
 }
 
-/// How many slots a request occupies. A long list of inputs to embed takes all there are, not more.
-fn slots(app: &App, ask: &Ask) -> u32 {
+/// How many slots a request occupies. A long list of inputs to embed takes all that it may have, not more.
+fn slots(app: &App, ask: &Ask, caps: Caps) -> u32 {
     match ask.surface {
-        Surface::Embeddings | Surface::Rerank => ask.sequences().min(app.widest().max(1)),
+        Surface::Embeddings | Surface::Rerank => {
+            let most = [app.widest(), caps.tenant_slots, caps.key_slots].into_iter().filter(|&slots| slots > 0).min();
+            ask.sequences().min(most.unwrap_or(1))
+        }
         _ => ask.sequences(),
     }
 }
@@ -121,7 +125,7 @@ fn refused(refusal: &Refusal, ask: &Ask) -> Rejection {
         Refusal::TooWide { slots } => {
             let field = if ask.choices > 1 { "n" } else { "prompt" };
             let sequences = ask.sequences();
-            let text = format!("The request asks for {sequences} answers at once; the model server has {slots} slots.");
+            let text = format!("The request asks for {sequences} answers at once; it can have {slots} slots.");
             Rejection::field(field, text)
         }
     }
@@ -178,11 +182,12 @@ impl Way<'_> {
         Err(errors::rejection(head.status, &text))
     }
 
-    async fn wait(&self, waiting: Waiting) -> Result<Slot, Rejection> {
-        match timeout_at(self.deadline, waiting).await {
-            Ok(slot) => slot.map_err(|refusal| refused(&refusal, self.ask)),
-            Err(_elapsed) => Err(expired(Reason::QueueTimeout).retry_after(RETRY_AFTER)),
-        }
+    async fn wait(&self, mut waiting: Waiting) -> Result<Slot, Rejection> {
+        let slot = match timeout_at(self.deadline, &mut waiting).await {
+            Ok(slot) => slot,
+            Err(_elapsed) => Err(waiting.expire()),
+        };
+        slot.map_err(|refusal| refused(&refusal, self.ask))
     }
 
     /// The clocks of the answer, from now.

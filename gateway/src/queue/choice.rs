@@ -5,7 +5,7 @@ use super::scheduler::{Scheduler, TicketId};
 use super::tag::Tag;
 
 /// How many flows, and how many requests of each, are looked at for a warm prompt: a decision must stay cheap.
-const MAX_FLOWS_TRIED: usize = 32;
+const MAX_FLOWS_TRIED: usize = 16;
 const MAX_HEADS_TRIED: usize = 4;
 
 impl Scheduler {
@@ -32,6 +32,7 @@ impl Scheduler {
         if slack == 0.0 || self.flows.first_come() || passed.passes >= self.settings.locality_passes {
             return None;
         }
+        let free = self.replicas.most_free();
         let near = self.flows.lanes.get(passed.class)?.until(first.tag + Tag::of(slack, 1));
         let others = near.filter(|turn| turn.flow != first.flow);
         // The one that was used last is the one that was least probably displaced since.
@@ -42,7 +43,8 @@ impl Scheduler {
                 continue;
             }
             for waiter in flow.places.values().take(MAX_HEADS_TRIED) {
-                let age = waiter.halfway.and_then(|link| self.replicas.age(link, waiter.slots));
+                let link = waiter.halfway.filter(|_| waiter.slots <= free);
+                let age = link.and_then(|link| self.replicas.age(link, free));
                 let younger = age.filter(|age| best.is_none_or(|(least, _)| *age < least));
                 if let Some(age) = younger.filter(|_| self.may_run(waiter)) {
                     best = Some((age, waiter.id));

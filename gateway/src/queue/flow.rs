@@ -9,9 +9,9 @@ use super::scheduler::TicketId;
 use super::tag::{Standing, Tag};
 use super::{Class, Ticket};
 
-/// A tenant within a class.
+/// A tenant within a class: where its flow is kept. It may be used again once that is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct FlowId(pub(super) u64);
+pub(super) struct FlowId(usize);
 
 /// A request's place within its flow: the earliest deadline first, then the order of arrival. There is no deadline
 /// where arrival alone counts.
@@ -163,5 +163,45 @@ impl Lane {
             resting: BTreeSet::new(),
             waiting: (0, 0.0),
         }
+    }
+}
+
+/// The flows, by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Slab {
+    flows: Vec<Option<Flow>>,
+    vacant: Vec<FlowId>,
+}
+
+impl Slab {
+    pub(super) fn get(&self, FlowId(id): FlowId) -> Option<&Flow> {
+        self.flows.get(id)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, FlowId(id): FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(id)?.as_mut()
+    }
+
+    pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
+        let id = self.vacant.pop().unwrap_or(FlowId(self.flows.len()));
+        match self.flows.get_mut(id.0) {
+            Some(place) => *place = Some(flow),
+            None => self.flows.push(Some(flow)),
+        }
+        id
+    }
+
+    pub(super) fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        let flow = self.flows.get_mut(id.0)?.take()?;
+        self.vacant.push(id);
+        Some(flow)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
+        self.flows.iter().enumerate().filter_map(|(id, flow)| Some((FlowId(id), flow.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.flows.iter_mut().flatten()
     }
 }

@@ -51,6 +51,12 @@ impl Scheduler {
         wait.unwrap_or(UNKNOWN_RETRY_AFTER).max(MIN_RETRY_AFTER)
     }
 
+    /// When another request like this one would probably get its slot in time.
+    pub(crate) fn retry_after(&self, ticket: TicketId) -> Duration {
+        let found = self.flows.find(ticket).and_then(|(id, place)| Some((id, self.flows.get(id)?.places.get(&place)?)));
+        found.map_or(UNKNOWN_RETRY_AFTER, |(id, waiter)| self.again(id, waiter))
+    }
+
     /// When another request like this one, which has waited as long as it could, would probably get its slot in time.
     pub(super) fn again(&self, flow: FlowId, waiter: &Waiter) -> Duration {
         let patience = waiter.ticket.deadline.saturating_duration_since(waiter.entered);

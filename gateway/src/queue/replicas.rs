@@ -144,12 +144,11 @@ impl Replicas {
         best.map(|(&id, replica)| if replica.free() >= slots { Spot::Start(id) } else { Spot::Gather(id) })
     }
 
-    /// How many prompts ago one of the least loaded replicas, on which such a request would be placed, used everything
-    /// up to this link; `None` if none is known to have it.
-    pub(super) fn age(&self, link: u32, slots: u32) -> Option<u64> {
-        let free = self.most_free();
+    /// How many prompts ago a replica with this many free slots used everything up to this link; `None` if none is known
+    /// to have it. With the most that are free on any, it is one on which a request would be placed.
+    pub(super) fn age(&self, link: u32, free: u32) -> Option<u64> {
         let open = self.0.values().filter(|replica| replica.open() && replica.free() == free && !replica.tainted);
-        open.filter_map(|replica| replica.warm.age(link)).min().filter(|_| free >= slots)
+        open.filter_map(|replica| replica.warm.age(link)).min()
     }
 
     /// Which share of its prompt a request would find in the cache of a replica.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ReplicaId;
 use super::cost::{Served, Weights};
 use super::flow::{Charge, Waiter};
 use super::flows::Flows;
 use super::scheduler::{Decision, Scheduler, TicketId};
 use super::stats::Record;
 use super::tag::Tag;
-use super::{ReplicaId, Work};
 
 /// A request that has been charged: it runs, or slots gather for it.
 #[derive(Debug)]
@@ -32,14 +32,12 @@ pub(super) struct Running {
 impl Scheduler {
     /// A waiting request is to run: it leaves its place and is charged what it will probably cost there.
     pub(super) fn begin(&mut self, id: TicketId, first: Tag, replica: ReplicaId) -> Option<()> {
-        let (flow, _) = self.flows.find(id)?;
-        let waiter = self.flows.take(id)?;
+        let (flow, place) = self.flows.find(id)?;
+        let ticket = &self.flows.get(flow)?.places.get(&place)?.ticket;
         let weights = self.speeds.weights();
-        let Work { prompt, output } = waiter.ticket.work;
-        let cached = (self.replicas.share(replica, &waiter.ticket) * prompt as f64) as u64;
-        let charged = weights.cost(prompt, cached, output);
-        self.flows.occupy(flow, &waiter.ticket, i64::from(waiter.slots));
-        let charge = self.flows.charge(flow, first, charged)?;
+        let cached = (self.replicas.share(replica, ticket) * ticket.work.prompt as f64) as u64;
+        let charged = weights.cost(ticket.work.prompt, cached, ticket.work.output);
+        let (waiter, charge) = self.flows.dispatch(id, first, charged)?;
         let served = Arc::new(Served::default());
         let running = Running { waiter, charge, weights, served, replica: None, charged, seen: 0.0, recorded: 0.0 };
         self.running.insert(id, running);
@@ -59,8 +57,7 @@ impl Scheduler {
     /// Undoes what was done for a request that is charged.
     pub(super) fn withdraw(&mut self, id: TicketId) -> Option<Box<Waiter>> {
         let Running { mut charge, waiter, .. } = self.running.remove(&id)?;
-        self.flows.recharge(&mut charge, 0.0);
-        self.flows.occupy(charge.flow, &waiter.ticket, -i64::from(waiter.slots));
+        self.flows.settle(&mut charge, 0.0, &waiter);
         self.replicas.scatter(id);
         self.gathering.retain(|&gathering| gathering != id);
         Some(waiter)
@@ -113,13 +110,13 @@ impl Scheduler {
         }
     }
 
-    /// The truth, also when it is less than what was expected.
-    pub(super) fn reconcile(&mut self, running: &mut Running) {
+    /// The truth at the end, also when it is less than what was expected.
+    pub(super) fn truth(&self, running: &Running) -> f64 {
         #[cfg(test)]
         if self.ablate.no_reconcile {
-            return;
+            return running.charged;
         }
-        self.flows.recharge(&mut running.charge, running.seen);
+        running.seen
     }
 
     /// Whether slots gather for it.

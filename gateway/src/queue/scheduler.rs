@@ -320,17 +320,16 @@ impl Scheduler {
         let replica = *replica;
         let Some(mut running) = self.running.remove(&ticket) else { return };
         self.record.given(&mut self.flows, &mut running);
-        self.reconcile(&mut running);
+        let truth = self.truth(&running);
+        self.flows.settle(&mut running.charge, truth, &running.waiter);
         let Waiter { ticket, slots, .. } = &*running.waiter;
         let output = running.served.output();
         if output > 0 {
             self.lengths.learn(&ticket.tenant, ticket.surface, output as f64 / f64::from(*slots));
         }
-        let flow = running.charge.flow;
-        self.flows.occupy(flow, ticket, -i64::from(*slots));
         self.replicas.remember(replica, ticket);
         self.replicas.free(replica, *slots);
-        self.flows.rest(flow);
+        self.flows.rest(running.charge.flow);
     }
 
     /// A started request was not sent: its charge is undone, and it is back in its old place.

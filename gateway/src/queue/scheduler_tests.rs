@@ -418,6 +418,7 @@ fn what_is_dead_is_never_started() {
     world.scheduler.leave(left, world.now);
     world.now += SECOND;
     world.finish(&running);
+    assert_eq!(world.scheduler.retry_after(late), Duration::from_secs(5));
     let refusal = Refusal::Expired { retry_after: Duration::from_secs(5) };
     assert_eq!(world.next().unwrap().err(), Some((late, refusal)));
     assert_eq!(world.start().id, alive);

@@ -112,10 +112,10 @@ pub enum Refusal {
         /// When a new one would probably get its slot in time.
         retry_after: Duration,
     },
-    /// It needs more slots at once than any replica has.
-    #[error("it needs more slots at once than the {slots} of the largest replica")]
+    /// It needs more slots at once than any replica has, or than its caps allow.
+    #[error("it needs more slots at once than the {slots} that it can ever have")]
     TooWide {
-        /// Slots of the largest replica.
+        /// The slots that it can have.
         slots: u32,
     },
 }

@@ -49,6 +49,11 @@ impl Waiting {
         self.view().outlook().unwrap_or(Outlook { position: 0, wait: Some(Duration::ZERO) })
     }
 
+    /// Leaves because its deadline has passed.
+    pub fn expire(self) -> Refusal {
+        Refusal::Expired { retry_after: self.shared.lock().scheduler.retry_after(self.id) }
+    }
+
     /// Where to look for that while somebody else waits for the slot.
     pub fn view(&self) -> View {
         View { shared: Arc::clone(&self.shared), id: self.id }
