@@ -4,6 +4,7 @@
 
 use super::super::scheduler::Ablation;
 use super::*;
+use crate::queue::Caps;
 
 const CASES: u64 = 200;
 /// Enough to see what is missing.

@@ -77,9 +77,9 @@ impl Gaps {
             if pair.leads.is_some() {
                 let (most, least) = &mut pair.at_starts;
                 if tenant == first {
-                    *most = most.max(lead)
+                    *most = most.max(lead);
                 } else {
-                    *least = least.min(lead)
+                    *least = least.min(lead);
                 }
                 pair.widest_at_starts = pair.widest_at_starts.max(*most - *least);
             }
