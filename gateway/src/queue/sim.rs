@@ -13,129 +13,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::scheduler::{Decision, Scheduler, Served, TicketId};
-use super::{Caps, Class, ClassId, PrefixReader, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
+use super::{Class, Refusal, ReplicaId, Settings, Speed, Work};
 use crate::config::Order;
 use gaps::Gaps;
+use sources::{Arrivals, Engine, Random, Source, ticket};
 
 mod bound;
 mod gaps;
 mod scenarios;
+mod sources;
 
 /// Later than everything, in seconds.
 const NEVER: f64 = 1e7;
 /// A cached prompt token costs this much, and an output token `OUTPUT`, of one that is computed.
 const CACHED: f64 = 0.1;
 const OUTPUT: f64 = 2.0;
-
-/// Random numbers that are the same whatever version of which crate is used (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0, below 1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn among(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start).max(1)
-    }
-
-    /// Of each order of magnitude equally often.
-    fn factor(&mut self, range: &Range<f64>) -> f64 {
-        range.start * (range.end / range.start).powf(self.unit())
-    }
-
-    fn exponential(&mut self, mean: f64) -> f64 {
-        -mean * (1.0 - self.unit()).ln()
-    }
-}
-
-/// How fast a replica works.
-#[derive(Clone, Copy)]
-struct Engine {
-    /// Prompt tokens that are computed in a second.
-    prompt_per_second: f64,
-    /// Seconds for each output token of a request that is alone ...
-    token: f64,
-    /// ... and what each further busy slot adds to it.
-    token_more: f64,
-}
-
-impl Engine {
-    fn token(&self, busy: usize) -> f64 {
-        self.token + self.token_more * busy.saturating_sub(1) as f64
-    }
-
-    /// Seconds of a request with nothing cached.
-    fn service(&self, work: Work, busy: usize) -> f64 {
-        work.prompt as f64 / self.prompt_per_second + work.output as f64 * self.token(busy)
-    }
-}
-
-/// When the requests of a tenant come. Times in seconds.
-#[derive(Clone, Copy)]
-enum Arrivals {
-    /// One each so many seconds.
-    Every(f64),
-    /// At random, so many seconds apart on average.
-    Random(f64),
-    /// So many are outstanding all the time.
-    Outstanding(usize),
-    /// So many at once, each so many seconds.
-    Bursts(usize, f64),
-}
-
-/// A tenant.
-#[derive(Clone)]
-struct Source {
-    class: usize,
-    weight: u32,
-    caps: Caps,
-    arrivals: Arrivals,
-    /// From when to when requests come.
-    active: Range<f64>,
-    prompt: Range<u64>,
-    output: Range<u64>,
-    /// Expected output by true output.
-    misjudged: Range<f64>,
-    /// Clients leave so long after they came, wherever their request is; the gateway knows.
-    patience: f64,
-    /// The share of clients who leave whenever they like.
-    moody: f64,
-    /// How often a client tries again.
-    retries: u32,
-    slots: u32,
-    /// Its prompts belong to so many conversations; each begins like the one before of the same. 0: none does.
-    conversations: u64,
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        Self {
-            class: 0,
-            weight: 1,
-            caps: Caps::default(),
-            arrivals: Arrivals::Outstanding(1),
-            active: 0.0..NEVER,
-            prompt: 100..101,
-            output: 100..101,
-            misjudged: 1.0..1.0,
-            patience: NEVER,
-            moody: 0.0,
-            retries: 0,
-            slots: 1,
-            conversations: 0,
-        }
-    }
-}
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -226,12 +118,16 @@ struct Sim {
     running: BTreeSet<usize>,
     replicas: Vec<Replica>,
     gaps: Gaps,
+    /// Whether the scheduler's own books are checked at every step, too.
+    thorough: bool,
     /// Whether the scheduler is told how fast requests were served.
     learns: bool,
     /// How often a start fails because the replica refuses the connection.
     refused_connections: f64,
     /// Seconds of slots that went into requests that were completed.
     useful: f64,
+    /// By source, the cost of what was counted of its requests that are over.
+    settled: Vec<f64>,
 }
 
 /// Classes by weight, none of them strict.
@@ -262,9 +158,11 @@ impl Sim {
             running: BTreeSet::new(),
             replicas: replicas.iter().map(replica).collect(),
             gaps,
+            thorough: false,
             learns: false,
             refused_connections: 0.0,
             useful: 0.0,
+            settled: vec![0.0; sources.len()],
             sources,
         };
         for source in 0..sim.sources.len() {
@@ -373,6 +271,7 @@ impl Sim {
             Event::Leave(job) if self.jobs[job].run.is_some() => self.stop(job, Outcome::LeftRunning),
             Event::Ready(id, ready) => {
                 self.replicas[id].ready = ready;
+                self.scheduler.tick(self.instant(self.now));
                 self.scheduler.set_replica(ReplicaId(id), self.replicas[id].total as u32, ready);
             }
             Event::Leave(_) | Event::Expire(_) => {}
@@ -517,21 +416,43 @@ impl Sim {
         if outcome == Outcome::Complete {
             self.useful += (self.now - started) * slots as f64;
         }
-        let work = job.work;
-        if run.prompt_left > 0.0 {
-            // The queue tells how far it came by the time that it took.
-            run.served.record(work.prompt - run.prompt_left.ceil() as u64, job.cached, 0);
-        }
+        let (prompt, output) = (job.work.prompt - run.prompt_left.ceil() as u64, (run.output + 1e-6) as u64);
+        // The queue tells how far a prompt has come by the time that it took.
+        run.served.record(prompt, job.cached.min(prompt), output);
+        let cached = job.cached.min(prompt) as f64;
+        self.settled[job.source] += prompt as f64 - (1.0 - CACHED) * cached + OUTPUT * output as f64;
         if self.learns {
             self.scheduler.learn(Speed {
-                prompt_tokens: work.prompt - job.cached - run.prompt_left.ceil() as u64,
+                prompt_tokens: prompt.saturating_sub(job.cached),
                 prompt_ms: (first - started) * 1000.0,
-                output_tokens: run.output as u64,
+                output_tokens: output,
                 output_ms: (self.now - first) * 1000.0,
             });
         }
-        self.scheduler.finish(self.ticket(id), self.instant(self.now));
+        let (ticket, now) = (self.ticket(id), self.instant(self.now));
+        self.scheduler.finish(ticket, now);
+        // What is over is over: none of these changes anything any more.
+        self.scheduler.finish(ticket, now);
+        self.scheduler.unused(ticket, now);
+        self.scheduler.leave(ticket, now);
         self.end(id, outcome);
+    }
+
+    /// Ends everything, then looks whether each request was settled once, by what it was, and no slot ever idled.
+    fn check_books(&mut self) {
+        (0..self.jobs.len()).for_each(|job| match (self.jobs[job].outcome, &self.jobs[job].run) {
+            (None, Some(_)) => self.stop(job, Outcome::LeftRunning),
+            (None, None) => self.leave(job, Outcome::LeftQueue),
+            (Some(_), _) => {}
+        });
+        assert!(self.scheduler.next(self.instant(self.now)).is_none());
+        let stats = self.scheduler.stats(self.instant(self.now));
+        assert_eq!((self.scheduler.depth(), stats.idle_with_backlog), (0, Duration::ZERO));
+        assert!(self.scheduler.load().iter().all(|load| load.in_flight == 0));
+        for (source, settled) in self.settled.iter().enumerate() {
+            let service = stats.service.get(&*format!("t{source}")).copied().unwrap_or(0.0);
+            assert!((service - settled).abs() < 1e-6 * settled.max(1.0), "{service} was charged, not {settled}");
+        }
     }
 
     /// Each request has one outcome.
@@ -572,28 +493,10 @@ impl Sim {
             assert!(job.deadline >= self.now - 1e-6, "one whose deadline has passed still waits");
             assert!(gathers || !runnable(job.source), "a slot is idle while a request could run");
         }
+        if self.thorough {
+            self.scheduler.check();
+        }
         self.gaps.decisions_were_taken();
-    }
-}
-
-fn ticket(index: usize, source: &Source, work: Work, conversation: u64, deadline: Instant) -> Ticket {
-    let mut prefix = PrefixReader::default();
-    if source.conversations > 0 {
-        // About four bytes a token; what follows the conversation so far is shorter than a block.
-        prefix.push(format!("{index} {conversation} ").repeat(work.prompt as usize).as_bytes());
-    }
-    Ticket {
-        tenant: format!("t{index}").into(),
-        key: format!("k{index}").into(),
-        surface: "chat",
-        class: ClassId(source.class),
-        weight: source.weight,
-        slots: source.slots,
-        caps: source.caps,
-        work,
-        deadline,
-        prefix: prefix.finish(),
-        private: false,
     }
 }
 

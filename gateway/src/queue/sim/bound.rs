@@ -4,8 +4,9 @@
 
 use super::super::scheduler::Ablation;
 use super::*;
+use crate::queue::Caps;
 
-const CASES: u64 = 300;
+const CASES: u64 = 200;
 /// Enough to see what is missing.
 const FEWER: u64 = 40;
 /// Seconds.
@@ -122,6 +123,7 @@ fn worst(case: Case, seeds: Range<u64>, ablation: fn(&mut Ablation)) -> Worst {
         let larger = |a: (f64, u64), ratio: f64| if ratio > a.0 { (ratio, seed) } else { a };
         worst.any_time = larger(worst.any_time, sim.gaps.worst_ratio(slack));
         worst.at_starts = larger(worst.at_starts, sim.gaps.worst_ratio_at_starts(slack));
+        sim.check_books();
         worst.started += sim.jobs.iter().filter(|job| job.started.is_some()).count();
     }
     println!("{worst:.3?}");
@@ -136,6 +138,43 @@ fn the_weighted_gap_of_two_backlogged_tenants_stays_within_its_bound() {
         let worst = worst(case, seeds, |_| {});
         assert!(worst.any_time.0 <= 1.0 && worst.at_starts.0 <= 1.0);
         assert!(worst.started > 900, "the cases are too small to say anything");
+    }
+}
+
+/// What the bound is not for, too: caps, requests that need several slots, clients with little patience who try again,
+/// and the order of arrival.
+fn anything_goes(seed: u64) -> (Sim, f64) {
+    let (mut sim, slack) = random_case(seed);
+    let mut random = Random(!seed);
+    let cap = |random: &mut Random| if random.unit() < 0.3 { random.among(1..6) as u32 } else { 0 };
+    let mut sources = std::mem::take(&mut sim.sources);
+    for source in &mut sources {
+        source.caps = Caps {
+            tenant_queued: cap(&mut random),
+            key_queued: cap(&mut random),
+            tenant_slots: cap(&mut random),
+            key_slots: cap(&mut random),
+        };
+        source.slots = if random.unit() < 0.2 { random.among(1..4) as u32 } else { 1 };
+        source.patience = if random.unit() < 0.5 { random.factor(&(5.0..100.0)) } else { NEVER };
+        source.retries = random.among(0..3) as u32;
+    }
+    let replicas: Vec<_> = sim.replicas.iter().map(|replica| replica.total).collect();
+    let order = if random.unit() < 0.3 { Order::FirstCome } else { Order::Fair };
+    let mut again = Sim::new(settings(order, &[1, 4]), sim.engine, &replicas, sources, random.next());
+    again.learns = random.unit() < 0.5;
+    (again.refused_connections, again.thorough) = (0.05, true);
+    (again, slack)
+}
+
+#[test]
+fn whatever_happens_slots_work_and_each_request_is_settled_once() {
+    for seed in 0..FEWER {
+        let (mut sim, _) = anything_goes(seed);
+        sim.run(HORIZON);
+        if !sim.learns {
+            sim.check_books();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the order is good for, shown where the numbers can be told.
 
 use super::*;
+use crate::queue::{Caps, Ticket};
 
 /// About a small model on a T4.
 const T4: Engine = Engine { prompt_per_second: 400.0, token: 0.025, token_more: 0.005 };
@@ -217,4 +218,34 @@ fn some_slack_finds_more_prompts_in_the_cache_and_passes_bound_what_that_costs()
     let [none, bounded, ..] = results[..] else { panic!("four results") };
     assert!(bounded.0 > none.0 + 0.2 && bounded.2 > none.2);
     assert!(bounded.1 < 2.0 * none.1);
+}
+
+#[test]
+fn the_example_of_the_documentation_goes_as_it_says() {
+    let mut scheduler = Scheduler::new(settings(Order::Fair, &[1]));
+    scheduler.set_replica(ReplicaId(0), 1, true);
+    let now = Instant::now();
+    let (mut names, mut started) = (BTreeMap::new(), String::new());
+    for decision in 1..=8 {
+        let coming: &[_] = match decision {
+            1 => &[("A", 2, 100), ("B", 1, 110)],
+            7 => &[("C", 1, 100)],
+            _ => &[],
+        };
+        // Five of each, so that all have something waiting.
+        for (name, weight, prompt) in coming.iter().flat_map(|&one| [one; 5]) {
+            let source = Source { weight, ..Source::default() };
+            let work = Work { prompt, output: 50 };
+            let waiting = ticket(0, &source, work, 0, now + Duration::from_secs(1000));
+            let waiting = Ticket { tenant: name.into(), ..waiting };
+            names.insert(scheduler.enter(waiting, now).unwrap().0, (name, prompt));
+        }
+        let Some(Decision::Start { ticket, served, .. }) = scheduler.next(now) else { panic!("nobody starts") };
+        let (name, prompt) = names[&ticket];
+        started += name;
+        let output = if decision == 6 { 150 } else { 50 };
+        served.record(prompt, 0, output);
+        scheduler.finish(ticket, now);
+    }
+    assert_eq!(started, "ABAABACB");
 }
