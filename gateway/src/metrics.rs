@@ -30,7 +30,6 @@ macro_rules! metrics {
         /// All metrics of the gateway.
         pub struct Metrics {
             registry: Registry,
-            raising: Mutex<()>,
             scraping: Mutex<()>,
             $( $(#[doc = $help])+ pub $name: $type, )+
         }
@@ -47,7 +46,7 @@ macro_rules! metrics {
                     let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                Ok(Self { registry, raising: Mutex::new(()), scraping: Mutex::new(()), $($name),+ })
+                Ok(Self { registry, scraping: Mutex::new(()), $($name),+ })
             }
         }
     };
@@ -145,13 +144,6 @@ metrics! {
 }
 
 impl Metrics {
-    /// Brings a counter up to what a room has counted by itself.
-    pub fn raise(&self, counter: &IntCounter, counted: u64) {
-        // Two scrapes at once would both add the difference.
-        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
-        counter.inc_by(counted.saturating_sub(counter.get()));
-    }
-
     /// Lets `refresh` set what mirrors the state of other rooms, then renders, one scrape after the other. The series of
     /// replicas begin empty each time, so that none stays of one that is forgotten.
     ///
@@ -167,13 +159,15 @@ impl Metrics {
         self.render()
     }
 
-    /// All metrics in the Prometheus text format.
-    ///
-    /// # Errors
-    /// When a metric cannot be encoded.
-    pub fn render(&self) -> Result<String, Error> {
+    fn render(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+/// Brings a counter up to what a room has counted by itself. To be called within a [`Metrics::scrape`] only: two at once
+/// would both add the difference.
+pub fn raise(counter: &IntCounter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
 #[cfg(test)]

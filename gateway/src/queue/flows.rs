@@ -56,6 +56,7 @@ impl Flows {
     }
 
     /// How many requests wait.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }

@@ -149,7 +149,8 @@ impl Queue {
     }
 
     /// How many requests wait.
-    pub fn depth(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn depth(&self) -> usize {
         self.0.lock().scheduler.depth()
     }
 
