@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use crate::account::{Account, Held};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::count::Counted;
 use crate::dispatch::{Queued, dispatch, queue, unsent};
 use crate::error::{Reason, Rejection};
 use crate::ledger::{Ending, Subject};
@@ -76,7 +77,7 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         live.ended(false);
         return answered;
     }
-    let (account, work) = match begin(app, &ask, model, (pass, live), &arrival).await {
+    let Begun { account, work, meter } = match begin(app, &ask, model, (pass, live), &arrival).await {
         Ok(begun) => begun,
         Err(rejection) => return refuse(rejection),
     };
@@ -87,8 +88,11 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         Err(rejection) => return failed(rejection),
     };
     let wait = queued.wait.clone();
-    let answered =
-        if queued.ask.stream { streamed(app, queued, &arrival).await } else { one_piece(app, queued, &arrival).await };
+    let answered = if queued.ask.stream {
+        streamed(app, queued, meter, &arrival).await
+    } else {
+        one_piece(app, queued, meter, &arrival).await
+    };
     let mut response = answered.unwrap_or_else(|rejection| {
         wait.end();
         failed(rejection)
@@ -161,6 +165,14 @@ async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
     }
 }
 
+/// A request whose account has begun.
+struct Begun {
+    account: Account,
+    work: Work,
+    /// What will count the tokens of its reply.
+    meter: Meter,
+}
+
 /// Counts the prompt, takes the tokens that the request will need, and begins its account.
 async fn begin(
     app: &App,
@@ -168,9 +180,10 @@ async fn begin(
     model: Arc<str>,
     (pass, live): (Pass, Live),
     arrival: &Arrival,
-) -> Result<(Account, Work), Rejection> {
+) -> Result<Begun, Rejection> {
     let surface = ask.surface;
-    let prompt = app.counter.count(&app.upstream, ask, &arrival.caller.tenant).await?.tokens;
+    let counted = app.counter.count(&app.upstream, ask, &arrival.caller.tenant).await?;
+    let prompt = counted.tokens;
     let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
     let mut reservation = pass.reserve(Need { prompt, output })?;
@@ -185,14 +198,14 @@ async fn begin(
     let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
     let account =
         Account::begin(charge, subject, Held { reservation, live }, (arrival.at, arrival.client.clone()), app.books());
-    Ok((account, Work { prompt, output }))
+    Ok(Begun { account, work: Work { prompt, output }, meter: meter(ask, counted, &arrival.terms) })
 }
 
 /// Answers in one piece. If that is configured, its 200 is held back for a moment only, like that of a stream, and
 /// white space keeps the client company.
-async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+async fn one_piece(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arrival) -> Result<Response, Rejection> {
     let (answered, dialect) = (queued.answered(), queued.ask.surface.dialect());
-    let mut answering = answering(app, queued, arrival);
+    let mut answering = answering(app, queued, meter);
     if !app.config.requests.white_space_keep_alive {
         return Ok(json(answering.await?));
     }
@@ -206,8 +219,8 @@ async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<
 }
 
 /// The reply of one piece to a request.
-fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
-    let (app, meter) = (app.clone(), meter(&queued.ask, &arrival.terms));
+fn answering(app: &Arc<App>, queued: Queued, meter: Meter) -> Answering {
+    let app = app.clone();
     Box::pin(async move {
         // What llama-server gets is not needed for the reply, and is not kept until it has come.
         let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
@@ -218,8 +231,11 @@ fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
 }
 
 /// What counts the tokens of a reply.
-fn meter(ask: &Ask, terms: &Terms) -> Meter {
+fn meter(ask: &Ask, prompt: Counted, terms: &Terms) -> Meter {
     let mut meter = Meter::new(ask);
+    if prompt.exact {
+        meter.admitted(prompt.tokens);
+    }
     if terms.may_be_cut() {
         meter.watch();
     }
@@ -228,8 +244,7 @@ fn meter(ask: &Ask, terms: &Terms) -> Meter {
 
 /// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
 /// goes out even while the request still waits, and the body keeps the client company.
-async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
-    let meter = meter(&queued.ask, &arrival.terms);
+async fn streamed(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arrival) -> Result<Response, Rejection> {
     let timeouts = &app.config.timeouts;
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
