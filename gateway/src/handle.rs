@@ -109,26 +109,27 @@ struct Entered {
     live: Live,
 }
 
-/// Lets a request in, if its limits allow, and reads it. A retry is read first: if it takes the place of its first
-/// try, it takes that one's place among the concurrent requests, too.
+/// Lets a request in, if its limits allow, and reads it. If it is a retry that takes the place of its first try, it
+/// takes that one's place among the concurrent requests, too.
 async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
     let Arrival { caller, terms, patience, .. } = arrival;
+    let is_retry = patience.retries > 0;
     let owe = |rejection: &Rejection| {
-        if rejection.reason.may_be_retried() {
+        // Of a retry that is refused unread it is not known what it would have replaced: its next try may yet.
+        if !is_retry && rejection.reason.may_be_retried() {
             app.retries.refused(caller.key_id.clone());
         }
     };
-    let is_retry = patience.retries > 0;
-    let pass = (!is_retry).then(|| app.limits.enter(caller, terms, arrival.timestamp).inspect_err(owe)).transpose()?;
+    let mut pass = app.limits.enter(caller, terms, is_retry, arrival.timestamp).inspect_err(owe)?;
     let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
+    if let Err(rejection) = app.ready() {
+        owe(&rejection);
+        pass.give_back();
+        return Err(rejection);
+    }
     let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
-    let pass = match pass {
-        Some(pass) => pass,
-        None => {
-            live.alone().await;
-            app.limits.enter(caller, terms, arrival.timestamp)?
-        }
-    };
+    live.alone().await;
+    pass.take_place()?;
     Ok(Entered { ask, model, pass, live })
 }
 
@@ -140,7 +141,6 @@ async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> R
         return Err(cached_only());
     }
     let model = app.model(ask.model.as_deref())?;
-    app.ready()?;
     Ok((ask, model))
 }
 
