@@ -231,9 +231,12 @@ impl Account {
             first_token: self.first_token.map(|moment| moment.timestamp),
             ended: self.books.clock.now(),
         };
-        match ending {
-            Ending::Failed(_) | Ending::Drained if self.dispatched.is_none() => self.reservation.give_back(),
-            _ => self.reservation.settle(self.count.total()),
+        let failed = matches!(ending, Ending::Failed(_) | Ending::Drained);
+        let invalid = ending == Ending::Failed(Reason::InvalidRequest);
+        if self.dispatched.is_none() && failed && !invalid {
+            self.reservation.give_back();
+        } else {
+            self.reservation.settle(self.count.total());
         }
         self.live.ended(match ending {
             Ending::Complete | Ending::Cut => false,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::account::{Account, Opening};
 use crate::app::App;
+use crate::count::Counted;
 use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
 use crate::ledger::Subject;
@@ -29,26 +30,27 @@ pub(crate) struct Entered {
     pub(crate) live: Live,
 }
 
-/// Lets a request in, if its limits allow, and reads it. A retry is read first: if it takes the place of its first
-/// try, it takes that one's place among the concurrent requests, too.
+/// Lets a request in, if its limits allow, and reads it. If it is a retry that takes the place of its first try, it
+/// takes that one's place among the concurrent requests, too.
 pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
     let Arrival { caller, terms, patience, .. } = arrival;
-    let let_in = || app.limits.enter(caller, terms, arrival.timestamp);
+    let is_retry = patience.retries > 0;
     let owe = |rejection: &Rejection| {
-        if rejection.reason.may_be_retried() {
+        // Of a retry that is refused unread it is not known what it would have replaced: its next try may yet.
+        if !is_retry && rejection.reason.may_be_retried() {
             app.retries.refused(caller.key_id.clone());
         }
     };
-    let pass = if patience.retries == 0 { Some(let_in().inspect_err(owe)?) } else { None };
+    let mut pass = app.limits.enter(caller, terms, is_retry, arrival.timestamp).inspect_err(owe)?;
     let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
+    if let Err(rejection) = app.ready() {
+        owe(&rejection);
+        pass.give_back();
+        return Err(rejection);
+    }
     let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
-    let pass = match pass {
-        Some(pass) => pass,
-        None => {
-            live.alone().await;
-            let_in()?
-        }
-    };
+    live.alone().await;
+    pass.take_place()?;
     Ok(Entered { ask, model, pass, live })
 }
 
@@ -60,7 +62,6 @@ async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> R
         return Err(cached_only());
     }
     let model = app.model(ask.model.as_deref())?;
-    app.ready()?;
     Ok((ask, model))
 }
 
@@ -88,6 +89,7 @@ async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
 /// A request that has an account.
 pub(crate) struct Begun {
     pub(crate) ask: Ask,
+    pub(crate) counted: Counted,
     pub(crate) work: Work,
     pub(crate) account: Account,
 }
@@ -97,7 +99,8 @@ pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Res
     let Entered { ask, model, pass, live } = entered;
     let Arrival { caller, client, .. } = arrival;
     let reserved = reserve(app, &ask, pass, &caller.tenant).await;
-    let (work, mut reservation) = reserved.inspect_err(|refused| live.ended(refused.reason.may_be_retried()))?;
+    let (counted, work, mut reservation) =
+        reserved.inspect_err(|refused| live.ended(refused.reason.may_be_retried()))?;
     let subject = Subject {
         request_id: arrival.request_id.clone(),
         tenant: caller.tenant.clone(),
@@ -108,13 +111,19 @@ pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Res
     };
     let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
     let opening = Opening { charge, subject, reservation, live, client: client.clone(), arrived: arrival.at };
-    Ok(Begun { ask, work, account: Account::begin(opening, app.books()) })
+    Ok(Begun { ask, counted, work, account: Account::begin(opening, app.books()) })
 }
 
-/// Takes the tokens of the prompt and of the output to be expected.
-async fn reserve(app: &App, ask: &Ask, pass: Pass, tenant: &Arc<str>) -> Result<(Work, Reservation), Rejection> {
-    let prompt = app.counter.count(&app.upstream, ask, tenant).await?.tokens;
+/// Counts the prompt, and takes its tokens and those of the output to be expected.
+async fn reserve(
+    app: &App,
+    ask: &Ask,
+    pass: Pass,
+    tenant: &Arc<str>,
+) -> Result<(Counted, Work, Reservation), Rejection> {
+    let counted = app.counter.count(&app.upstream, ask, tenant).await?;
     let expected = app.queue.expected_output(tenant, ask.surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
-    Ok((Work { prompt, output }, pass.reserve(Need { prompt, output })?))
+    let reservation = pass.reserve(Need { prompt: counted.tokens, output })?;
+    Ok((counted, Work { prompt: counted.tokens, output }, reservation))
 }

@@ -23,7 +23,7 @@ const MAX_ATTEMPTS: u32 = 8;
 
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
-    let Queued { ask, work, mut account, waiting, deadline, total, wait } = queued;
+    let Queued { ask, work, mut account, waiting, deadline, total, wait, .. } = queued;
     let ended = app.ended(account.replaced());
     let mut dispatch = Dispatch { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {

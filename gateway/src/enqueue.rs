@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::account::Account;
 use crate::admit::Begun;
 use crate::app::App;
+use crate::count::Counted;
 use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
 use crate::queue::{Caps, Refusal, Ticket, Waiting, Work};
@@ -20,6 +21,7 @@ use crate::surface::{Ask, Surface};
 /// A request that waits for a slot.
 pub(crate) struct Queued {
     pub(crate) ask: Ask,
+    pub(crate) counted: Counted,
     pub(crate) work: Work,
     pub(crate) account: Account,
     pub(crate) waiting: Waiting,
@@ -33,7 +35,7 @@ pub(crate) struct Queued {
 
 /// Takes the request's place in the queue.
 pub(crate) fn enqueue(app: &App, begun: Begun, arrival: &Arrival) -> Result<Queued, Rejection> {
-    let Begun { ask, work, mut account } = begun;
+    let Begun { ask, counted, work, mut account } = begun;
     let ticket = ticket(app, &ask, work, arrival);
     let (deadline, total) = (ticket.deadline, arrival.at + app.config.timeouts.total);
     let waiting = app.queue.enter(ticket).map_err(|refusal| {
@@ -42,7 +44,7 @@ pub(crate) fn enqueue(app: &App, begun: Begun, arrival: &Arrival) -> Result<Queu
         rejection
     })?;
     let wait = Wait::begin(waiting.entry().position);
-    Ok(Queued { ask, work, account, waiting, deadline, total, wait })
+    Ok(Queued { ask, counted, work, account, waiting, deadline, total, wait })
 }
 
 fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {

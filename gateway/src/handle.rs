@@ -92,7 +92,7 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
 /// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
 /// goes out even while the request still waits, and the body keeps the client company.
 async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
-    let meter = meter(&queued.ask, arrival);
+    let meter = meter(&queued, arrival);
     let (timeouts, patience) = (&app.config.timeouts, &arrival.patience);
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
@@ -142,7 +142,7 @@ async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<
 
 /// The reply of one piece to a request.
 fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
-    let (app, meter) = (app.clone(), meter(&queued.ask, arrival));
+    let (app, meter) = (app.clone(), meter(&queued, arrival));
     Box::pin(async move {
         // What llama-server gets is not needed for the reply, and is not kept until it has come.
         let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
@@ -153,8 +153,11 @@ fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
 }
 
 /// What counts the tokens of a reply.
-fn meter(ask: &Ask, arrival: &Arrival) -> Meter {
-    let mut meter = Meter::new(ask);
+fn meter(queued: &Queued, arrival: &Arrival) -> Meter {
+    let mut meter = Meter::new(&queued.ask);
+    if queued.counted.exact {
+        meter.admitted(queued.counted.tokens);
+    }
     if arrival.terms.may_be_cut() {
         meter.watch();
     }

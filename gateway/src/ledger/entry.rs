@@ -36,6 +36,9 @@ pub enum CountedBy {
     Timings,
     /// Output events, where llama-server gives no running count: at least one token each, so a lower bound.
     Events,
+    /// llama-server's final word on the output, and its count of the prompt from before the request was let in, since
+    /// the reply did not tell. Only what came from the cache is not known.
+    Admission,
 }
 
 impl CountedBy {
@@ -46,6 +49,7 @@ impl CountedBy {
             Self::Usage => "usage",
             Self::Timings => "timings",
             Self::Events => "events",
+            Self::Admission => "admission",
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::policy::Terms;
 
 use quota::Periods;
 use refusal::{Refusal, longest};
-use state::{Held, State};
+use state::{Held, State, Taking};
 
 /// How far back the ledger is read to restore the level of token buckets, in real time; in the time of the limits it
 /// is the hour before the gateway was started.
@@ -112,14 +112,15 @@ impl Limits {
     }
 
     /// Takes one of the requests a minute and a place among the concurrent requests. The tokens will count on the day
-    /// on which the request arrived.
+    /// on which the request arrived. A retry is let in without a place, as long as there are not more such guests than
+    /// places: before it has been read, nobody knows whether it ends the request whose place it is to have.
     ///
     /// # Errors
     /// There is none left; nothing was taken then.
-    pub fn enter(&self, caller: &Caller, terms: &Terms, arrived: Timestamp) -> Result<Pass, Rejection> {
+    pub fn enter(&self, caller: &Caller, terms: &Terms, is_retry: bool, arrived: Timestamp) -> Result<Pass, Rejection> {
         let owners = self.owners(caller, terms);
-        let mut takings = [0; 2];
-        let refusal = self.take(&owners, &mut takings).err();
+        let mut takings = [Taking::default(); 2];
+        let refusal = self.take(&owners, is_retry, &mut takings).err();
         match refusal {
             Some(refusal) => Err(refusal.into()),
             None => Ok(Pass { limits: self.clone(), owners, takings, periods: Periods::of(arrived), over: false }),
@@ -127,10 +128,10 @@ impl Limits {
     }
 
     /// Takes a request and a place of each owner, or of none.
-    fn take(&self, owners: &Owners, takings: &mut [u64; 2]) -> Result<(), Refusal> {
+    fn take(&self, owners: &Owners, is_retry: bool, takings: &mut [Taking; 2]) -> Result<(), Refusal> {
         let mut states = lock(owners);
         let now = self.now();
-        let entered = states.each_mut().map(|state| state.as_mut().map(|state| state.enter(now)));
+        let entered = states.each_mut().map(|state| state.as_mut().map(|state| state.enter(is_retry, now)));
         let refusals = entered.iter().flatten().filter_map(|entered| entered.err());
         let Some(refusal) = longest(refusals) else {
             *takings = entered.map(|entered| entered.and_then(Result::ok).unwrap_or_default());
@@ -221,12 +222,41 @@ fn limits(policy: &Policy) -> bool {
 pub struct Pass {
     limits: Limits,
     owners: Owners,
-    takings: [u64; 2],
+    takings: [Taking; 2],
     periods: Periods,
     over: bool,
 }
 
 impl Pass {
+    /// Takes a place for a retry that was let in without one.
+    ///
+    /// # Errors
+    /// There is none; everything that was taken is given back.
+    pub fn take_place(&mut self) -> Result<(), Rejection> {
+        let owners = self.owners.clone();
+        let mut states = lock(&owners);
+        let refuses =
+            |(state, taking): (&Option<MutexGuard<'_, State>>, &Taking)| state.as_ref()?.refuses_place(*taking);
+        if let Some(refusal) = longest(states.iter().zip(&self.takings).filter_map(refuses)) {
+            count(&mut states, &refusal);
+            let now = self.limits.now();
+            self.end(&mut states, false, now);
+            return Err(refusal.into());
+        }
+        for (state, taking) in states.iter_mut().zip(&mut self.takings) {
+            state.iter_mut().for_each(|state| state.give_place(taking));
+        }
+        Ok(())
+    }
+
+    /// The request was refused before it could be asked of llama-server: gives everything back.
+    pub fn give_back(mut self) {
+        let owners = self.owners.clone();
+        let mut states = lock(&owners);
+        let now = self.limits.now();
+        self.end(&mut states, false, now);
+    }
+
     /// Takes the tokens that the request will need.
     ///
     /// # Errors

@@ -16,6 +16,15 @@ use crate::config::Policy;
 /// at the end of a quota, so many that one lock pays for them.
 const QUOTA_STEP: u64 = 64;
 
+/// What a request holds of one side's requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taking {
+    /// Its number among the requests a minute.
+    request: u64,
+    /// It has no place of its own yet.
+    guest: bool,
+}
+
 /// What a request holds of one side's tokens.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -38,6 +47,8 @@ pub(super) struct State {
     requests: Option<Requests>,
     concurrent: Option<u32>,
     running: u32,
+    /// Retries that are being read while all places are taken, probably by their first tries: as many as places.
+    guests: u32,
     bucket: Option<Bucket>,
     day: Option<Quota>,
     month: Option<Quota>,
@@ -56,6 +67,7 @@ impl State {
             requests: NonZeroU32::new(policy.requests_per_minute).map(Requests::new),
             concurrent: (policy.concurrent_requests > 0).then_some(policy.concurrent_requests),
             running: 0,
+            guests: 0,
             bucket: (tokens > 0).then(|| Bucket::new(tokens)),
             day: quota(policy.tokens_per_day),
             month: quota(policy.tokens_per_month),
@@ -64,34 +76,61 @@ impl State {
         }
     }
 
-    /// Takes a request and a place. The number is for [`State::leave`] or [`State::take_back`].
-    pub(super) fn enter(&mut self, now: Duration) -> Result<u64, Refusal> {
-        if let Some(most) = self.concurrent.filter(|most| self.running >= *most) {
-            return Err(self.refusal(Limit::Concurrent, u64::from(most), Why::Concurrent));
+    /// Takes a request and a place; a retry that finds none may be a guest. What is taken is for [`State::leave`] or
+    /// [`State::take_back`].
+    pub(super) fn enter(&mut self, is_retry: bool, now: Duration) -> Result<Taking, Refusal> {
+        let full = self.full();
+        let guest = full.is_some() && is_retry && self.concurrent.is_some_and(|most| self.guests < most);
+        if let Some(full) = full.filter(|_| !guest) {
+            return Err(full);
         }
         let taken = self.requests.as_mut().map_or(Ok(0), |requests| requests.take(now));
-        let taking = taken.map_err(|wait| {
+        let request = taken.map_err(|wait| {
             let most = self.requests.as_ref().map_or(0, Requests::limit);
             self.refusal(Limit::Requests, most, Why::Requests { wait })
         })?;
-        self.running += 1;
-        Ok(taking)
+        *(if guest { &mut self.guests } else { &mut self.running }) += 1;
+        Ok(Taking { request, guest })
+    }
+
+    /// Why there is no place.
+    fn full(&self) -> Option<Refusal> {
+        let most = self.concurrent.filter(|most| self.running >= *most)?;
+        Some(self.refusal(Limit::Concurrent, u64::from(most), Why::Concurrent))
+    }
+
+    /// Why a guest cannot have a place of its own.
+    pub(super) fn refuses_place(&self, taking: Taking) -> Option<Refusal> {
+        self.full().filter(|_| taking.guest)
+    }
+
+    /// Gives a guest the place that [`State::refuses_place`] has found.
+    pub(super) fn give_place(&mut self, taking: &mut Taking) {
+        if std::mem::take(&mut taking.guest) {
+            self.guests = self.guests.saturating_sub(1);
+            self.running += 1;
+        }
     }
 
     /// The request is over, and counts.
-    pub(super) fn leave(&mut self, taking: u64) {
-        self.running = self.running.saturating_sub(1);
+    pub(super) fn leave(&mut self, taking: Taking) {
+        self.give_place_back(taking);
         if let Some(requests) = &mut self.requests {
-            requests.keep(taking);
+            requests.keep(taking.request);
         }
     }
 
     /// The request is over, and does not count.
-    pub(super) fn take_back(&mut self, taking: u64, now: Duration) {
-        self.running = self.running.saturating_sub(1);
+    pub(super) fn take_back(&mut self, taking: Taking, now: Duration) {
+        self.give_place_back(taking);
         if let Some(requests) = &mut self.requests {
-            requests.give_back(taking, now);
+            requests.give_back(taking.request, now);
         }
+    }
+
+    fn give_place_back(&mut self, taking: Taking) {
+        let places = if taking.guest { &mut self.guests } else { &mut self.running };
+        *places = places.saturating_sub(1);
     }
 
     /// Why these tokens cannot be had.
@@ -198,7 +237,7 @@ impl State {
 
     /// Whether it could be made anew without anybody noticing.
     pub(super) fn is_unused(&mut self, periods: Periods, now: Duration) -> bool {
-        self.running == 0
+        self.running + self.guests == 0
             && self.requests_left(now).is_none_or(|(limit, left, _)| left == limit)
             && self.audit(now).is_none_or(|audit| audit.level == audit.capacity && audit.open == 0)
             && self.quotas_used(periods).all(|(_, used)| used == 0)

@@ -77,7 +77,7 @@ impl World {
     }
 
     fn enter(&self, key_id: &str) -> Result<Pass, Rejection> {
-        self.limits.enter(&caller(key_id), &self.terms, self.wall.now())
+        self.limits.enter(&caller(key_id), &self.terms, false, self.wall.now())
     }
 
     fn reserve(&self, prompt: u64, output: u64) -> Result<Reservation, Rejection> {
@@ -348,6 +348,37 @@ async fn a_prompt_larger_than_the_whole_quota_is_not_told_to_come_back() {
         rejection.message,
         "The prompt has 101 tokens, more than the API key's whole quota of 100 tokens a day."
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_may_be_read_while_all_places_are_taken_but_only_as_many_as_there_are_places() {
+    let world = World::new(
+        policy(|policy| {
+            policy.requests_per_minute = 6;
+            policy.concurrent_requests = 2;
+        }),
+        Some(policy(|policy| policy.concurrent_requests = 3)),
+    );
+    let retry = || world.limits.enter(&caller("k1"), &world.terms, true, world.wall.now());
+    let left = || world.headers()[1].1.clone();
+    let mut firsts = vec![world.enter("k1").unwrap(), world.enter("k1").unwrap()];
+    let mut retries = vec![retry().unwrap(), retry().unwrap()];
+    assert_eq!(refused(retry()).reason, Reason::Concurrency);
+    assert_eq!(refused(world.enter("k1")).reason, Reason::Concurrency);
+    // The place must have become free by the time that it has been read. If it has not, all is given back.
+    assert_eq!((left().as_str(), refused(retries[0].take_place()).reason), ("2", Reason::Concurrency));
+    drop(retries.remove(0));
+    assert_eq!(left(), "3");
+    drop(firsts.pop());
+    retries[0].take_place().unwrap();
+    retries[0].take_place().unwrap();
+    assert_eq!(refused(world.enter("k1")).reason, Reason::Concurrency, "it has the place now");
+    drop((retries, firsts));
+    let mut alone = retry().unwrap();
+    alone.take_place().unwrap();
+    // Requests a minute are asked of a retry before it is read.
+    let _last = [retry().unwrap(), retry().unwrap()];
+    assert_eq!(refused(retry()).reason, Reason::RequestRate);
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,13 @@ impl Meter {
         Self { splitter: Splitter::new(MAX_EVENT_BYTES), reader }
     }
 
+    /// llama-server has counted the prompt before the request was let in: that is what counts where the reply gives
+    /// output and does not tell its prompt. A Messages stream whose first token is a part of a character has lost the
+    /// event that would.
+    pub fn admitted(&mut self, prompt: u64) {
+        self.reader.tally.admitted(prompt);
+    }
+
     /// Remembers what is needed to [`cut`](Self::cut) the stream.
     pub fn watch(&mut self) {
         self.reader.shown = Shown::new(self.reader.surface);

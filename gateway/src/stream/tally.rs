@@ -53,13 +53,22 @@ pub(super) struct Tally {
     sequences: Vec<Sequence>,
     /// Output events: what is left to count by where llama-server gives no numbers.
     events: u64,
+    /// Tokens of all prompts, as counted before: for a reply that does not tell.
+    admitted: Option<u64>,
+    /// The final output was told without a prompt.
+    output_alone: bool,
 }
 
 impl Tally {
     pub(super) fn new(prompts: u32, choices: u32) -> Self {
         let expected = usize::try_from(prompts.saturating_mul(choices)).unwrap_or(usize::MAX).max(1);
         let choices = usize::try_from(choices).unwrap_or(usize::MAX).max(1);
-        Self { expected, choices, sequences: Vec::new(), events: 0 }
+        Self { expected, choices, sequences: Vec::new(), events: 0, admitted: None, output_alone: false }
+    }
+
+    /// llama-server has counted all prompts before: so many tokens.
+    pub(super) fn admitted(&mut self, prompt: u64) {
+        self.admitted = Some(prompt.min(MAX_TOKENS));
     }
 
     /// The request has one sequence: nothing needs to be told apart.
@@ -87,7 +96,10 @@ impl Tally {
                 sequence.completion = completion.min(MAX_TOKENS);
                 sequence.source = Source::Usage;
             }
-            _ => self.events = self.events.max(completion.min(MAX_TOKENS)),
+            _ => {
+                self.events = self.events.max(completion.min(MAX_TOKENS));
+                self.output_alone = true;
+            }
         }
     }
 
@@ -163,9 +175,14 @@ impl Tally {
             Source::Usage if self.complete() => CountedBy::Usage,
             Source::Usage | Source::Timings => CountedBy::Timings,
             Source::Nothing if self.events == 0 => CountedBy::Nothing,
-            Source::Prompt | Source::Nothing => {
+            Source::Prompt => {
                 count.completion = self.events;
                 CountedBy::Events
+            }
+            Source::Nothing => {
+                count.prompt = self.admitted.unwrap_or_default();
+                count.completion = self.events;
+                if self.output_alone && self.admitted.is_some() { CountedBy::Admission } else { CountedBy::Events }
             }
         };
         count
@@ -237,11 +254,27 @@ mod tests {
     }
 
     #[test]
-    fn final_output_without_a_prompt_is_a_lower_bound() {
+    fn output_without_a_prompt_is_counted_with_that_of_the_admission() {
+        for (admitted, prompt, by) in [(None, 0, CountedBy::Events), (Some(7), 7, CountedBy::Admission)] {
+            let mut tally = Tally::new(1, 1);
+            admitted.into_iter().for_each(|prompt| tally.admitted(prompt));
+            assert_eq!(tally.count(), Count::default(), "nothing was generated");
+            tally.event();
+            assert_eq!(tally.count(), count(prompt, 0, 1, CountedBy::Events));
+            tally.output(0, 5);
+            assert_eq!(tally.count(), count(prompt, 0, 5, by));
+        }
+    }
+
+    #[test]
+    fn what_the_reply_tells_of_its_prompt_wins_over_the_admission() {
         let mut tally = Tally::new(1, 1);
+        tally.admitted(9);
+        assert!(tally.prompt(0, usage(7, 3, 0)));
         tally.event();
+        assert_eq!(tally.count(), count(7, 3, 1, CountedBy::Events));
         tally.output(0, 5);
-        assert_eq!(tally.count(), count(0, 0, 5, CountedBy::Events));
+        assert_eq!(tally.count(), count(7, 3, 5, CountedBy::Usage));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::harness::chat;
 use crate::harness::client::{Reply, post};
 use crate::harness::engine::{Engine, Options, shared, wait_idle};
 use crate::harness::gateway::Gateway;
-use crate::harness::stub::{Counting, PROMPT_TOKENS, Stub};
+use crate::harness::stub::{Counting, PROMPT_TOKENS, Step, Stub};
 use crate::harness::with;
 
 /// Makes the counts appear in the log.
@@ -141,6 +141,39 @@ fn prompts_of_a_model_whose_texts_begin_with_a_token_and_whose_template_shows_to
 fn prompts_of_a_model_that_speaks_are_counted_as_well() {
     let engine = Engine::start(Options::speaking().slots(4));
     ask_all_counted(&Gateway::with_config(&engine.url(), TELLING));
+}
+
+#[test]
+fn a_message_whose_stream_does_not_tell_its_prompt_is_billed_for_the_one_that_was_counted() {
+    let engine = Engine::start(Options::speaking());
+    let gateway = Gateway::with_config(&engine.url(), "");
+    // The model says it after its user: a character of three tokens comes first.
+    let said =
+        json!({"messages": [user("日本語"), assistant("ok"), user("日本語")], "max_tokens": 6, "temperature": 0});
+    let prompt = engine.ask("/v1/messages/count_tokens", &said)["input_tokens"].as_u64().unwrap();
+    let answer = gateway.open("/v1/messages", &with(said.clone(), json!({"stream": true})));
+    let id = answer.head.request_id();
+    let events = answer.events().concat();
+    assert!(!events.contains("message_start") && events.contains("日"), "the engine does what this test is about");
+    let reply = gateway.post("/v1/messages", &said);
+    assert_eq!(reply.json()["usage"]["input_tokens"], prompt);
+    for id in [id, reply.head.request_id()] {
+        let row = gateway.settled_row(&id);
+        assert_eq!((&row["prompt_tokens"], &row["counted_by"]), (&json!(prompt), &json!("admission")), "{row}");
+        assert_eq!((&row["completion_tokens"], &row["ending"]), (&json!(6), &json!("complete")), "{row}");
+    }
+    // Where it was only estimated, nothing is made up.
+    let stub = Stub::start(1);
+    stub.set_counting(Counting::Missing);
+    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}"#;
+    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
+    let text = format!("event: content_block_delta\ndata: {delta}\n\nevent: message_delta\ndata: {end}\n\n")
+        + "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    stub.plan(vec![Step::Head, Step::Bytes(text.into_bytes()), Step::End]);
+    let gateway = Gateway::start(&stub.url());
+    let reply = gateway.post("/v1/messages", &said);
+    let row = gateway.settled_row(&reply.head.request_id());
+    assert_eq!((&row["prompt_tokens"], &row["counted_by"]), (&json!(0), &json!("events")), "{row}");
 }
 
 #[test]

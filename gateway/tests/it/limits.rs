@@ -157,6 +157,31 @@ fn a_small_cap_under_one_name_is_no_way_around_with_a_large_one_under_another() 
 }
 
 #[test]
+fn to_call_itself_a_retry_is_no_way_around_a_limit() {
+    let (stub, gateway) = started("requests_per_minute = 30\nconcurrent_requests = 1");
+    let retry = [("x-stainless-retry-count", "1")];
+    let first = send(&gateway, &gateway.key, &[], &chat(3));
+    stub.wait_held(0);
+    // One may be read, since it might be to replace the first; no second one.
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n", gateway.key);
+    let mut half = gateway.conn();
+    half.send(format!("{head}x-stainless-retry-count: 1\r\ncontent-length: 9\r\n\r\n{{").as_bytes()).unwrap();
+    let refused_by = |what: &str| {
+        eventually(what, || {
+            let reply = post(&gateway, &gateway.key, &retry, &json!({}));
+            assert!(matches!(reply.status, 400 | 429), "{reply:?}");
+            reply.text().contains(what).then_some(reply)
+        })
+    };
+    assert_says_when(&refused_by("1 requests at once"));
+    half.close();
+    // Those that are invalid count.
+    assert_says_when(&refused_by("30 requests a minute"));
+    finish(&stub, vec![]);
+    assert_eq!(first.answer().unwrap().reply().unwrap().status, 200);
+}
+
+#[test]
 fn what_one_limit_refuses_gives_back_what_the_others_had_taken() {
     let (stub, gateway) =
         started("requests_per_minute = 2\nconcurrent_requests = 2\ntokens_per_minute = 500\nqueued_requests = 2");
