@@ -94,7 +94,8 @@ metrics! {
     queue_wait_ratio: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(RATIO_BUCKETS.into()));
     /// Work that was done for each tenant, in units of cost: one prompt token that is not cached is one unit.
     service_total: CounterVec = |opts| CounterVec::new(opts, &["tenant"]);
-    /// Distance in virtual time between the first and the last tenant in the queue, in units of cost by weight.
+    /// Largest distance in virtual time between two tenants of a class who have something to run, in units of cost by
+    /// weight.
     virtual_time_spread: Gauge = |opts| Gauge::with_opts(opts);
     /// Jain's index of what waiting tenants got over what was due to them in the last 5 minutes: 1 is fair.
     fairness_jain_index: Gauge = |opts| Gauge::with_opts(opts);
