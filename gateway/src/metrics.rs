@@ -3,8 +3,10 @@
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
 //! models that are served. Nothing that a client sends becomes a label.
 
+use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
+use prometheus::core::{Atomic, GenericCounter};
 use prometheus::{
     Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -167,8 +169,14 @@ impl Metrics {
 
 /// Brings a counter up to what a room has counted by itself. To be called within a [`Metrics::scrape`] only: two at once
 /// would both add the difference.
-pub fn raise(counter: &IntCounter, counted: u64) {
-    counter.inc_by(counted.saturating_sub(counter.get()));
+pub fn raise<A: Atomic>(counter: &GenericCounter<A>, counted: A::T)
+where
+    A::T: PartialOrd + Sub<Output = A::T>,
+{
+    let shown = counter.get();
+    if counted > shown {
+        counter.inc_by(counted - shown);
+    }
 }
 
 #[cfg(test)]
