@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::check::{Wrong, check};
 use super::keys::{Key, leaves, nearest};
-use super::{Config, DEFAULT_POLICY};
+use super::{Config, DEFAULT_POLICY, Policy};
 
 /// The lowest layer, and the list of all keys that exist.
 const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -91,19 +92,27 @@ pub fn load(
         sources.file = Some((place, text));
     }
     apply_environment(&mut merged, environment, &mut sources)?;
+    // Before the others take from it: what is wrong there is to be blamed on it.
+    let default = merged.get("policies").and_then(|policies| policies.get(DEFAULT_POLICY)).cloned();
+    default.map(|default| read::<Policy>(default, &["policies", DEFAULT_POLICY], &sources)).transpose()?;
     complete_policies(&mut merged);
     apply_overrides(&mut merged, overrides, &mut sources);
-    let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
+    let config: Config = read(Value::Table(merged), &[], &sources)?;
+    check(&config).map_err(|wrong| sources.wrong(wrong))?;
+    Ok(config)
+}
+
+/// Reads what lies at the key `outer`.
+fn read<T: DeserializeOwned>(value: Value, outer: &[&str], sources: &Sources) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_owned();
-        let names = path.iter().filter_map(|segment| match segment {
+        let inner = path.iter().filter_map(|segment| match segment {
             serde_path_to_error::Segment::Map { key } => Some(key.as_str()),
             _ => None,
         });
-        let key = Key::of(&names.collect::<Vec<_>>());
+        let key = Key::of(&outer.iter().copied().chain(inner).collect::<Vec<_>>());
         sources.wrong(Wrong { key, what: error.into_inner().message().to_owned() })
-    })?;
-    check(&config).map_err(|wrong| sources.wrong(wrong))?;
-    Ok(config)
+    })
 }
 
 fn parse(place: &str, text: &str) -> Result<Table, ConfigError> {

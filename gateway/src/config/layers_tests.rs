@@ -148,6 +148,9 @@ fn values_of_policies_and_classes_that_cannot_work_are_refused_where_they_stand(
     for (text, place) in [
         ("[policies.gold]\n\nweight = 0\n", "F:3: `policies.gold.weight`"),
         ("[policies.default]\nweight = 0\n[policies.a]\nslots = 1\n", "F:2: `policies.default.weight`"),
+        ("[policies.default]\nslots = -1\n[policies.a]\nweight = 1\n", "F:2: `policies.default.slots`"),
+        ("[policies.default]\nmax_queue_wait = \"5\"\n[policies.a]\n", "F:2: `policies.default.max_queue_wait`"),
+        ("[policies]\ndefault = 1\n[policies.a]\n", "F:2: `policies.default`"),
         ("[policies.gold]\nslots = -1\n", "F:2: `policies.gold.slots`"),
         ("[policies.gold]\nmax_queue_wait = \"400000years\"\n", "F:2: `policies.gold.max_queue_wait`"),
         ("[policies.gold]\ndefault_output_tokens = 0\n", "F:2: `policies.gold.default_output_tokens`"),
