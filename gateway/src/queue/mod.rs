@@ -25,6 +25,7 @@ mod cost;
 mod flow;
 mod flows;
 mod lengths;
+mod places;
 mod predict;
 mod prefix;
 mod replicas;

@@ -146,9 +146,9 @@ impl Scheduler {
         let stranded = |waiter: &Waiter| ready > 0 && waiter.slots > ready;
         let mut moved = Vec::new();
         for (id, flow) in self.flows.all() {
-            let aside = flow.places.values().filter(|waiter| stranded(waiter) || too_wide(waiter));
-            let back = flow.stranded.values().filter(|waiter| !stranded(waiter) || too_wide(waiter));
-            moved.extend(aside.chain(back).map(|waiter| (waiter.id, id)));
+            let aside = flow.places.iter().filter(|(_, waiter)| stranded(waiter) || too_wide(waiter));
+            let back = flow.stranded.iter().filter(|(_, waiter)| !stranded(waiter) || too_wide(waiter));
+            moved.extend(aside.chain(back).map(|(_, waiter)| (waiter.id, id)));
         }
         for (id, flow) in moved {
             let Some(waiter) = self.flows.take(id) else { continue };
