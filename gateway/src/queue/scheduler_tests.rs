@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::prefix::BLOCK_BYTES;
 use super::scheduler::{Decision, Scheduler, Served, TicketId};
 use super::{Caps, ClassId, Outlook, Prefix, PrefixReader, Refusal, ReplicaId, Settings, Speed, Ticket, Work, fixture};
 use crate::config::Order;
@@ -117,7 +118,7 @@ fn class(ticket: Ticket, class: usize) -> Ticket {
 
 fn prompt(name: u8, blocks: u8) -> Prefix {
     let mut reader = PrefixReader::default();
-    (0..blocks).for_each(|block| reader.push(&[name ^ block.rotate_left(4); 1024]));
+    (0..blocks).for_each(|block| reader.push(&[name ^ block.rotate_left(4); BLOCK_BYTES]));
     reader.finish()
 }
 
