@@ -14,7 +14,7 @@ const MIN_PROMPT: u64 = 16;
 const MIN_OUTPUT: u64 = 8;
 /// Weight of a new sample.
 const ALPHA: f64 = 0.1;
-/// Busy time, in seconds, over which work is measured: prompts are reported in one piece.
+/// Busy time, in seconds, over which work is measured at least: prompts are reported in one piece.
 const WINDOW: f64 = 10.0;
 /// Weight of a window.
 const WINDOW_ALPHA: f64 = 0.2;
@@ -47,7 +47,8 @@ impl Speeds {
     pub(super) fn busy(&mut self, elapsed: Duration, work: f64, slots: u32) {
         self.busy_seconds += elapsed.as_secs_f64();
         self.busy_work += work;
-        if self.busy_seconds >= WINDOW {
+        // A long prompt takes longer than that: the time before it is reported is not to be forgotten.
+        if self.busy_seconds >= WINDOW && self.busy_work > 0.0 {
             let rate = self.busy_work / self.busy_seconds / f64::from(slots.max(1));
             average(&mut self.slot_rate, rate, WINDOW_ALPHA);
             (self.busy_seconds, self.busy_work) = (0.0, 0.0);
@@ -136,3 +137,7 @@ mod tests {
         assert_eq!(speeds.slot_rate(), Some(60.0));
     }
 }
+        // A prompt of a minute and a half, reported at its end.
+        (0..9).for_each(|_| speeds.busy(Duration::from_secs(10), 0.0, 2));
+        speeds.busy(Duration::from_secs(10), 10_000.0, 2);
+        assert_eq!(speeds.slot_rate(), Some(58.0));
