@@ -175,7 +175,7 @@ impl Queue {
         }
         raise(&metrics.slots_idle_with_backlog_seconds_total, stats.idle_with_backlog.as_secs_f64());
         metrics.virtual_time_spread.set(stats.spread);
-        metrics.fairness_jain_index.set(stats.jain);
+        metrics.fairness_jain_index.set(stats.jain());
         metrics.service_rate.set(stats.rate);
         metrics.output_token_cost.set(stats.output_cost);
     }

@@ -643,7 +643,7 @@ fn jains_index_is_one_for_a_fair_order_and_low_where_a_flood_takes_all() {
             world.now += SECOND;
             world.serve(1);
         }
-        world.scheduler.stats(world.now).jain
+        world.scheduler.stats(world.now).jain()
     };
     assert!(jain(Order::Fair) > 0.98, "{}", jain(Order::Fair));
     assert!(jain(Order::FirstCome) < 0.6, "{}", jain(Order::FirstCome));
