@@ -5,12 +5,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flow::{Flow, FlowId, Lane, Place, Waiter};
-use super::scheduler::{MIN_RETRY_AFTER, Scheduler, TicketId};
+use super::scheduler::{Scheduler, TicketId};
 use super::tag::Tag;
 use super::{Outlook, Ticket};
 
 /// When to come back while nothing is known of how fast replicas work.
 const UNKNOWN_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When to come back at the earliest, and at the latest: of what will be in many hours, nothing is known now.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+
+/// When to come back, within reason.
+pub(super) fn sane(after: Duration) -> Duration {
+    let (least, most) = RETRY_AFTER;
+    after.clamp(least, most)
+}
 
 /// What goes before a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +57,7 @@ impl Scheduler {
             let (&place, _) = flow.places.iter().next()?;
             self.wait(&self.ahead(flow, Some(place)), 0)
         });
-        wait.unwrap_or(UNKNOWN_RETRY_AFTER).max(MIN_RETRY_AFTER)
+        wait.map_or(UNKNOWN_RETRY_AFTER, sane)
     }
 
     /// When another request like this one would probably get its slot in time.
@@ -61,7 +70,7 @@ impl Scheduler {
     pub(super) fn again(&self, flow: FlowId, waiter: &Waiter) -> Duration {
         let patience = waiter.ticket.deadline.saturating_duration_since(waiter.entered);
         let wait = self.flows.get(flow).and_then(|flow| self.wait(&self.ahead(flow, None), 0));
-        wait.map_or(UNKNOWN_RETRY_AFTER, |wait| wait.saturating_sub(patience)).max(MIN_RETRY_AFTER)
+        wait.map_or(UNKNOWN_RETRY_AFTER, |wait| sane(wait.saturating_sub(patience)))
     }
 
     /// What goes before this place of a flow, or before one that comes now.

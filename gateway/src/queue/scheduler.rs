@@ -18,10 +18,7 @@ use super::replicas::{Replicas, Spot};
 use super::running::Running;
 use super::speed::Speeds;
 use super::stats::Record;
-use super::{Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work, warm};
-
-/// When to come back at the earliest.
-pub(super) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+use super::{Load, Outlook, Prefix, Refusal, ReplicaId, Settings, Speed, Ticket, Work, predict, warm};
 
 /// A request in the queue; they are numbered in the order of arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -196,7 +193,7 @@ impl Scheduler {
         match outlook.wait.filter(|wait| *wait > left && self.replicas.most_free() < slots) {
             Some(wait) => {
                 self.drop_waiter(id);
-                Err(Refusal::TooLong { wait, retry_after: (wait - left).max(MIN_RETRY_AFTER) })
+                Err(Refusal::TooLong { wait, retry_after: predict::sane(wait - left) })
             }
             None => Ok((id, outlook)),
         }

@@ -465,6 +465,11 @@ fn who_would_wait_too_long_is_refused_at_once_and_told_when_to_come() {
     let Err(refusal) = world.try_enter(Ticket { deadline: world.now + SECOND * 5, ..last }) else { panic!("too long") };
     assert_eq!(refusal, Refusal::TooLong { wait: SECOND * 10, retry_after: SECOND * 5 });
     assert_eq!(world.scheduler.depth(), 7);
+    // What will be tomorrow is not known today.
+    world.enter(Ticket { deadline: world.now + SECOND * 700, ..ticket("a", 100_000_000) });
+    let endless = world.try_enter(Ticket { deadline: world.now + SECOND * 701, ..ticket("a", 100) });
+    let Err(Refusal::TooLong { retry_after, .. }) = endless else { panic!("too long") };
+    assert_eq!(retry_after, SECOND * 3600);
 }
 
 #[test]
