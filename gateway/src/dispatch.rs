@@ -248,7 +248,7 @@ impl Way<'_> {
 
     /// Asks the replica of the slot. The outer error is a clock that ran out.
     async fn send(
-        &self,
+        &mut self,
         slot: &Slot,
         deadlines: &Deadlines,
     ) -> Result<Result<http::Response<ReplyBody>, SendError>, Rejection> {
@@ -256,6 +256,7 @@ impl Way<'_> {
         let ask = self.ask;
         let body = if slot.may_use_cache() { ask.upstream_body.clone() } else { ask.without_cache()? };
         let asked = self.app.upstream.send(slot.replica(), path, body);
+        self.account.asked();
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let streams = self.ask.upstream_streams;
         let (until, reason) = if streams && deadlines.first_token < self.total {
