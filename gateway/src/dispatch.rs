@@ -100,7 +100,7 @@ pub(crate) fn queue(
         drop(account.fail(&rejection));
         rejection
     })?;
-    let wait = Wait::begin(waiting.outlook().position);
+    let wait = Wait::begin(waiting.entry().position);
     let replaced = account.replaced();
     Ok(Queued { ask, work, account, waiting, deadline, total, wait, replaced })
 }
