@@ -194,6 +194,7 @@ impl Bench {
             slots: 1,
             caps: Caps { tenant_queued: 100_000, ..Caps::default() },
             work: Work { prompt: 1000 + (i * 37 % 4000) as u64, output: 100 },
+            untold_output: 0,
             deadline: self.deadline,
             prefix: prefix.finish(),
             private: false,

@@ -123,6 +123,7 @@ fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
         slots: slots(app, ask, caps),
         caps,
         work,
+        untold_output: if ask.upstream_streams { 0 } else { u64::from(ask.output_cap) * u64::from(ask.sequences()) },
         deadline: deadline(app, ask, work, arrival),
         prefix: ask.prefix.clone(),
         private: terms.private_cache(),
@@ -255,8 +256,8 @@ impl Way<'_> {
         let path = self.ask.surface.upstream_path();
         let ask = self.ask;
         let body = if slot.may_use_cache() { ask.upstream_body.clone() } else { ask.without_cache()? };
-        let asked = self.app.upstream.send(slot.replica(), path, body);
         self.account.asked();
+        let asked = self.app.upstream.send(slot.replica(), path, body);
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let streams = self.ask.upstream_streams;
         let (until, reason) = if streams && deadlines.first_token < self.total {

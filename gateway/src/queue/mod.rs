@@ -110,7 +110,6 @@ impl Queue {
         let about = About {
             tenant: ticket.tenant.clone(),
             class: ticket.class,
-            prompt: ticket.work.prompt,
             deadline: ticket.deadline,
             entered: now,
             entry: Outlook::default(),
@@ -289,6 +288,7 @@ pub(crate) mod fixture {
             slots,
             caps: Caps::default(),
             work: Work { prompt: 100, output: 100 },
+            untold_output: 0,
             deadline: Instant::now() + Duration::from_secs(600),
             prefix: Prefix::default(),
             private: false,
