@@ -52,12 +52,20 @@ impl Answered {
     }
 }
 
-/// What a request holds until its account is gone.
-pub struct Held {
+/// What an account begins with.
+pub struct Opening {
+    /// Its room in the ledger.
+    pub charge: Charge,
+    /// Whose request it is, and of what.
+    pub subject: Subject,
     /// Its place among the concurrent requests, and its tokens.
     pub reservation: Reservation,
     /// Its place among the requests that a retry may replace.
     pub live: Live,
+    /// Its connection.
+    pub client: Arc<Client>,
+    /// When its head had been read.
+    pub arrived: Instant,
 }
 
 /// One request's account.
@@ -81,17 +89,12 @@ pub struct Account {
 
 impl Account {
     /// Begins the account of an admitted request.
-    pub fn begin(
-        charge: Charge,
-        subject: Subject,
-        Held { reservation, live }: Held,
-        (arrived, client): (Instant, Arc<Client>),
-        books: Books,
-    ) -> Self {
+    pub fn begin(opening: Opening, books: Books) -> Self {
+        let Opening { charge, subject, reservation, live, client, arrived } = opening;
         Self {
-            reservation,
             charge: Some(charge),
             progress: None,
+            reservation,
             subject,
             client,
             books,
@@ -122,11 +125,6 @@ impl Account {
             self.progress = Some(charge.progress());
         }
         Ok(())
-    }
-
-    /// Whose request it is.
-    pub fn tenant(&self) -> Arc<str> {
-        self.subject.tenant.clone()
     }
 
     /// The model that answers.

@@ -10,7 +10,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 
 use crate::app::App;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, raise};
 use crate::upstream::State as ReplicaState;
 
 /// The routes of the admin listener.
@@ -65,12 +65,12 @@ fn refresh(app: &App, metrics: &Metrics) {
         metrics.slots_busy.with_label_values(&[&*replica.address]).set(i64::from(busy));
     }
     app.limits.observe(metrics);
-    metrics.raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
+    raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
     metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
-    metrics.raise(&metrics.ledger_failures_total, health.failures);
-    metrics.raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
-    metrics.raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
+    raise(&metrics.ledger_failures_total, health.failures);
+    raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
+    raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

@@ -1,7 +1,6 @@
 //! What all requests share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::response::Response;
 use jiff::Timestamp;
@@ -24,12 +23,6 @@ use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::upstream::{Readiness, Upstream};
-
-/// When to come back while no replica can be reached. Nothing foretells when one will be; each is looked for every
-/// second.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Loading a model takes longer than that, but it may have begun long ago. llama-server does not say how far it is.
-const RETRY_AFTER_LOADING: Duration = Duration::from_secs(10);
 
 /// The name in the ledger for the model of a llama-server that has not told its own yet.
 const UNKNOWN_MODEL: &str = "unknown";
@@ -145,11 +138,10 @@ impl App {
     pub fn ready(&self) -> Result<(), Rejection> {
         match self.upstream.readiness() {
             Readiness::Ready => Ok(()),
-            Readiness::Loading => Err(Rejection::model_loading().retry_after(RETRY_AFTER_LOADING)),
+            Readiness::Loading => Err(Rejection::model_loading()),
             Readiness::Wedged => Err(Rejection::backend_unavailable()
-                .operator("llama-server answers, but its slots are stuck\n  hint: restart it if this does not pass")
-                .retry_after(RETRY_AFTER)),
-            Readiness::Unreachable => Err(Rejection::backend_unavailable().retry_after(RETRY_AFTER)),
+                .operator("llama-server answers, but its slots are stuck\n  hint: restart it if this does not pass")),
+            Readiness::Unreachable => Err(Rejection::backend_unavailable()),
         }
     }
 }

@@ -7,18 +7,20 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
+
+mod retry;
+#[cfg(test)]
+mod tests;
 
 /// When to come back to a gateway that is shutting down: another one may be there by then. Nothing predicts it.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The longest wait that every official client keeps. Told more, openai's npm client is back after a few seconds.
-const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(60);
-/// A client is never told to come back at once.
-const SHORTEST_RETRY_WAIT: Duration = Duration::from_millis(100);
-/// Clients wait exactly as they are told. So that those who were refused together do not come back together, waits are
-/// longer by up to this share.
-const RETRY_SPREAD: f64 = 0.25;
+/// When to come back to a llama-server that is gone. Nothing foretells when it will be back; it is looked for all the
+/// time.
+const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Loading a model takes longer than that, but it may have begun long ago. llama-server does not say how far it is.
+const LOADING_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Whose error shape a client expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,19 +244,6 @@ impl Reason {
     }
 }
 
-/// What a client is told about trying again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Retry {
-    /// Nothing: it waits as it always does, up to 8 s.
-    Unsaid,
-    /// After this time.
-    After(Duration),
-    /// Not by itself: it would not wait for so long.
-    NotBefore(Duration),
-    /// It is in vain.
-    Never,
-}
-
 /// A refusal or failure of one request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {message}", reason.label())]
@@ -294,12 +283,17 @@ impl Rejection {
 
     /// No llama-server is ready, but one is loading its model.
     pub fn model_loading() -> Self {
-        Self::new(Reason::ModelLoading, "The model is still loading.")
+        Self::new(Reason::ModelLoading, "The model is still loading.").retry_after(LOADING_RETRY_AFTER)
     }
 
     /// No llama-server can be reached.
     pub fn backend_unavailable() -> Self {
-        Self::new(Reason::BackendUnavailable, "The model server cannot be reached.")
+        Self::new(Reason::BackendUnavailable, "The model server cannot be reached.").retry_after(GONE_RETRY_AFTER)
+    }
+
+    /// A llama-server was lost before its answer began.
+    pub fn unanswered() -> Self {
+        Self::new(Reason::BackendError, "The model server failed to answer the request.").retry_after(GONE_RETRY_AFTER)
     }
 
     /// Adds what only the operator may read.
@@ -353,48 +347,7 @@ impl Rejection {
             // The next request is to find another gateway.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        self.tell_retry(request_id, headers);
+        retry::tell(self, request_id, headers);
         response
     }
-
-    fn retry(&self) -> Retry {
-        match self.retry_after {
-            _ if !self.reason.may_be_retried() => Retry::Never,
-            None => Retry::Unsaid,
-            Some(after) if after > LONGEST_RETRY_WAIT => Retry::NotBefore(after),
-            Some(after) => Retry::After(after),
-        }
-    }
-
-    fn tell_retry(&self, request_id: &str, headers: &mut HeaderMap) {
-        let retry = self.retry();
-        if matches!(retry, Retry::Never | Retry::NotBefore(_)) {
-            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
-        }
-        let after = match retry {
-            Retry::After(after) => spread(after, request_id),
-            Retry::NotBefore(after) => after,
-            Retry::Unsaid | Retry::Never => return,
-        };
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        if matches!(retry, Retry::After(_)) {
-            let milliseconds = after.as_nanos().div_ceil(1_000_000);
-            let milliseconds = HeaderValue::from(u64::try_from(milliseconds).unwrap_or(u64::MAX));
-            headers.insert(HeaderName::from_static("retry-after-ms"), milliseconds);
-        }
-    }
 }
-
-/// A wait that is longer than `after` by a share that the random end of the request's id decides, but not longer than
-/// clients accept.
-fn spread(after: Duration, request_id: &str) -> Duration {
-    let after = after.clamp(SHORTEST_RETRY_WAIT, LONGEST_RETRY_WAIT);
-    let digits = request_id.len().checked_sub(8).and_then(|start| request_id.get(start..));
-    let random = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
-    let most = after.mul_f64(RETRY_SPREAD).min(LONGEST_RETRY_WAIT - after);
-    after + most.mul_f64(f64::from(random) / f64::from(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests;

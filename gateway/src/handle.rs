@@ -1,6 +1,7 @@
 //! One request, top to bottom.
 //!
-//! `Arrival -> Ask -> Account -> Queued -> Running -> answer`: each step takes what the step before gave.
+//! `Arrival -> Entered -> Begun -> Queued -> Running -> answer`: each step takes what the step before gave. The first
+//! three are in `admit.rs` and `enqueue.rs`, the fourth in `dispatch.rs`.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -9,29 +10,24 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::account::{Account, Held};
+use crate::admit::{begin, enter};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::count::Counted;
-use crate::dispatch::{Queued, dispatch, queue, unsent};
-use crate::error::{Reason, Rejection};
-use crate::ledger::{Ending, Subject};
-use crate::limit::{Need, Pass};
+use crate::dispatch::{dispatch, unsent};
+use crate::enqueue::{Queued, enqueue};
+use crate::error::Rejection;
+use crate::ledger::Ending;
 use crate::patience::Patience;
 use crate::policy::Terms;
-use crate::queue::Work;
-use crate::retries::Live;
 use crate::server::Client;
 use crate::stream::body::{StreamBody, Surroundings};
 use crate::stream::meter::Meter;
 use crate::stream::white_space::{Answering, WhiteSpaceBody};
 use crate::stream::whole::whole;
-use crate::surface::{Ask, Surface, cached_only, fields};
+use crate::surface::{Ask, Surface};
 use crate::upstream::errors;
 
 /// A request that has passed the gate: who asks, on which connection, since when.
@@ -66,194 +62,46 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
         app.refuse(dialect, &arrival.request_id, &rejection)
     };
-    let Entered { ask, model, pass, live } = match enter(app, surface, body, &arrival).await {
+    let entered = match enter(app, surface, body, &arrival).await {
         Ok(entered) => entered,
         Err(rejection) => return refuse(rejection),
     };
     if !surface.takes_slot() {
-        // The pass is held until the answer is there.
-        let answered = direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
-        drop(pass);
-        live.ended(false);
-        return answered;
+        let answered = direct(app, &entered.ask, &arrival).await;
+        entered.live.ended(answered.as_ref().is_err_and(|rejection| rejection.reason.may_be_retried()));
+        return answered.unwrap_or_else(refuse);
     }
-    let Begun { account, work, meter } = match begin(app, &ask, model, (pass, live), &arrival).await {
+    let begun = match begin(app, entered, &arrival).await {
         Ok(begun) => begun,
         Err(rejection) => return refuse(rejection),
     };
     // From here on the account tells of every ending.
     let failed = |rejection: Rejection| rejection.response(dialect, &arrival.request_id);
-    let queued = match queue(app, ask, work, account, &arrival) {
+    let queued = match enqueue(app, begun, &arrival) {
         Ok(queued) => queued,
         Err(rejection) => return failed(rejection),
     };
     let wait = queued.wait.clone();
-    let answered = if queued.ask.stream {
-        streamed(app, queued, meter, &arrival).await
-    } else {
-        one_piece(app, queued, meter, &arrival).await
-    };
-    let mut response = answered.unwrap_or_else(|rejection| {
-        wait.end();
-        failed(rejection)
-    });
+    let answered =
+        if queued.ask.stream { streamed(app, queued, &arrival).await } else { one_piece(app, queued, &arrival).await };
+    let mut response = answered.unwrap_or_else(failed);
     wait.tell(response.headers_mut());
     response
 }
 
-/// A request that is let in and understood. Dropped in this order: `live` tells that the rest has been given back.
-struct Entered {
-    ask: Ask,
-    model: Arc<str>,
-    pass: Pass,
-    live: Live,
-}
-
-/// Lets a request in, if its limits allow, and reads it. If it is a retry that takes the place of its first try, it
-/// takes that one's place among the concurrent requests, too.
-async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
-    let Arrival { caller, terms, patience, .. } = arrival;
-    let is_retry = patience.retries > 0;
-    let owe = |rejection: &Rejection| {
-        // Of a retry that is refused unread it is not known what it would have replaced: its next try may yet.
-        if !is_retry && rejection.reason.may_be_retried() {
-            app.retries.refused(caller.key_id.clone());
-        }
-    };
-    let mut pass = app.limits.enter(caller, terms, is_retry, arrival.timestamp).inspect_err(owe)?;
-    let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
-    if let Err(rejection) = app.ready() {
-        owe(&rejection);
-        pass.give_back();
-        return Err(rejection);
-    }
-    let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
-    live.alone().await;
-    pass.take_place()?;
-    Ok(Entered { ask, model, pass, live })
-}
-
-/// What the request asks for, if it may, and of which model.
-async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> Result<(Ask, Arc<str>), Rejection> {
-    let body = read(app, body).await?;
-    let ask = fields::read(surface, &body, &app.bounds, terms.default_output_tokens())?;
-    if terms.private_cache() && !surface.can_avoid_cache() {
-        return Err(cached_only());
-    }
-    let model = app.model(ask.model.as_deref())?;
-    Ok((ask, model))
-}
-
-/// The whole body is read before anything is waited for: a client that leaves is noticed at once then.
-async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
-    let server = &app.config.server;
-    let too_large = || {
-        let limit = server.max_body_bytes;
-        Rejection::new(Reason::RequestTooLarge, format!("The body is larger than {limit} bytes."))
-    };
-    if body.size_hint().lower() > server.max_body_bytes as u64 {
-        return Err(too_large());
-    }
-    match timeout(server.body_timeout, Limited::new(body, server.max_body_bytes).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => {
-            let rejection = Rejection::new(Reason::InvalidRequest, "The body could not be read.");
-            Err(rejection.operator(error.to_string()))
-        }
-        Err(_elapsed) => Err(Rejection::new(Reason::RequestTimeout, "The body did not arrive in time.")),
-    }
-}
-
-/// A request whose account has begun.
-struct Begun {
-    account: Account,
-    work: Work,
-    /// What will count the tokens of its reply.
-    meter: Meter,
-}
-
-/// Counts the prompt, takes the tokens that the request will need, and begins its account.
-async fn begin(
-    app: &App,
-    ask: &Ask,
-    model: Arc<str>,
-    (pass, live): (Pass, Live),
-    arrival: &Arrival,
-) -> Result<Begun, Rejection> {
-    let surface = ask.surface;
-    let counted = app.counter.count(&app.upstream, ask, &arrival.caller.tenant).await?;
-    let prompt = counted.tokens;
-    let expected = app.queue.expected_output(&arrival.caller.tenant, surface.label());
-    let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
-    let mut reservation = pass.reserve(Need { prompt, output })?;
-    let subject = Subject {
-        request_id: arrival.request_id.clone(),
-        tenant: arrival.caller.tenant.clone(),
-        key_id: arrival.caller.key_id.clone(),
-        model,
-        surface,
-        arrived: arrival.timestamp,
-    };
-    let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
-    let account =
-        Account::begin(charge, subject, Held { reservation, live }, (arrival.at, arrival.client.clone()), app.books());
-    Ok(Begun { account, work: Work { prompt, output }, meter: meter(ask, counted, &arrival.terms) })
-}
-
-/// Answers in one piece. If that is configured, its 200 is held back for a moment only, like that of a stream, and
-/// white space keeps the client company.
-async fn one_piece(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arrival) -> Result<Response, Rejection> {
-    let (answered, dialect) = (queued.answered(), queued.ask.surface.dialect());
-    let mut answering = answering(app, queued, meter);
-    if !app.config.requests.white_space_keep_alive {
-        return Ok(json(answering.await?));
-    }
-    if let Ok(reply) = timeout(arrival.patience.pause(app.config.timeouts.early_open), &mut answering).await {
-        return Ok(json(reply?));
-    }
-    answered.set();
-    let keep_alive = arrival.patience.pause(app.config.timeouts.keep_alive);
-    let body = WhiteSpaceBody::new(answering, keep_alive, dialect, arrival.request_id.clone());
-    Ok(([JSON, NO_BUFFERING], Body::new(body)).into_response())
-}
-
-/// The reply of one piece to a request.
-fn answering(app: &Arc<App>, queued: Queued, meter: Meter) -> Answering {
-    let app = app.clone();
-    Box::pin(async move {
-        // What llama-server gets is not needed for the reply, and is not kept until it has come.
-        let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
-        let ended = app.ended(queued.replaced.clone());
-        let running = dispatch(&app, queued).await?;
-        whole(running, &ask, meter, ended).await
-    })
-}
-
-/// What counts the tokens of a reply.
-fn meter(ask: &Ask, prompt: Counted, terms: &Terms) -> Meter {
-    let mut meter = Meter::new(ask);
-    if prompt.exact {
-        meter.admitted(prompt.tokens);
-    }
-    if terms.may_be_cut() {
-        meter.watch();
-    }
-    meter
-}
-
 /// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
 /// goes out even while the request still waits, and the body keeps the client company.
-async fn streamed(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arrival) -> Result<Response, Rejection> {
-    let timeouts = &app.config.timeouts;
+async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+    let meter = meter(&queued, arrival);
+    let (timeouts, patience) = (&app.config.timeouts, &arrival.patience);
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
         request_id: arrival.request_id.clone(),
-        answered: queued.answered(),
-        ended: app.ended(queued.replaced.clone()),
-        view: queued.view(),
-        queue_update: arrival.patience.pause(timeouts.queue_update),
-        keep_alive: arrival.patience.pause(timeouts.keep_alive),
+        answered: queued.account.answered(),
+        ended: app.ended(queued.account.replaced()),
+        view: queued.waiting.view(),
+        queue_update: patience.pause(timeouts.queue_update),
+        keep_alive: patience.pause(timeouts.keep_alive),
         metrics: app.metrics.clone(),
     };
     let opening = {
@@ -261,7 +109,7 @@ async fn streamed(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arriva
         Box::pin(async move { dispatch(&app, queued).await })
     };
     let mut body = StreamBody::new(opening, meter, around);
-    let early_open = arrival.patience.pause(timeouts.early_open);
+    let early_open = patience.pause(timeouts.early_open);
     if let Ok(opened) = timeout(early_open, poll_fn(|context| body.poll_open(context))).await {
         opened?;
     }
@@ -274,7 +122,49 @@ async fn streamed(app: &Arc<App>, queued: Queued, meter: Meter, arrival: &Arriva
     Ok((headers, Body::new(body)).into_response())
 }
 
-/// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no entry.
+/// Answers in one piece. If that is configured, its 200 is held back for a moment only, like that of a stream, and
+/// white space keeps the client company.
+async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+    let (answered, dialect) = (queued.account.answered(), queued.ask.surface.dialect());
+    let (timeouts, patience) = (&app.config.timeouts, &arrival.patience);
+    let mut answering = answering(app, queued, arrival);
+    if !app.config.requests.white_space_keep_alive {
+        return Ok(json(answering.await?));
+    }
+    if let Ok(reply) = timeout(patience.pause(timeouts.early_open), &mut answering).await {
+        return Ok(json(reply?));
+    }
+    answered.set();
+    let keep_alive = patience.pause(timeouts.keep_alive);
+    let body = WhiteSpaceBody::new(answering, keep_alive, dialect, arrival.request_id.clone());
+    Ok(([JSON, NO_BUFFERING], Body::new(body)).into_response())
+}
+
+/// The reply of one piece to a request.
+fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
+    let (app, meter) = (app.clone(), meter(&queued, arrival));
+    Box::pin(async move {
+        // What llama-server gets is not needed for the reply, and is not kept until it has come.
+        let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
+        let ended = app.ended(queued.account.replaced());
+        let running = dispatch(&app, queued).await?;
+        whole(running, &ask, meter, ended).await
+    })
+}
+
+/// What counts the tokens of a reply.
+fn meter(queued: &Queued, arrival: &Arrival) -> Meter {
+    let mut meter = Meter::new(&queued.ask);
+    if queued.counted.exact {
+        meter.admitted(queued.counted.tokens);
+    }
+    if arrival.terms.may_be_cut() {
+        meter.watch();
+    }
+    meter
+}
+
+/// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no row.
 async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rejection> {
     let called = app.upstream.call(ask.surface.upstream_path(), ask.upstream_body.clone()).await;
     let (status, reply) = called.map_err(|error| unsent(&error))?;

@@ -3,8 +3,10 @@
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
 //! models that are served. Nothing that a client sends becomes a label.
 
+use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
+use prometheus::core::{Atomic, GenericCounter};
 use prometheus::{
     Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -30,7 +32,6 @@ macro_rules! metrics {
         /// All metrics of the gateway.
         pub struct Metrics {
             registry: Registry,
-            raising: Mutex<()>,
             scraping: Mutex<()>,
             $( $(#[doc = $help])+ pub $name: $type, )+
         }
@@ -47,7 +48,7 @@ macro_rules! metrics {
                     let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                Ok(Self { registry, raising: Mutex::new(()), scraping: Mutex::new(()), $($name),+ })
+                Ok(Self { registry, scraping: Mutex::new(()), $($name),+ })
             }
         }
     };
@@ -95,7 +96,8 @@ metrics! {
     queue_wait_ratio: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(RATIO_BUCKETS.into()));
     /// Work that was done for each tenant, in units of cost: one prompt token that is not cached is one unit.
     service_total: CounterVec = |opts| CounterVec::new(opts, &["tenant"]);
-    /// Distance in virtual time between the first and the last tenant in the queue, in units of cost by weight.
+    /// Largest distance in virtual time between two tenants of a class who have something to run, in units of cost by
+    /// weight.
     virtual_time_spread: Gauge = |opts| Gauge::with_opts(opts);
     /// Jain's index of what waiting tenants got over what was due to them in the last 5 minutes: 1 is fair.
     fairness_jain_index: Gauge = |opts| Gauge::with_opts(opts);
@@ -145,13 +147,6 @@ metrics! {
 }
 
 impl Metrics {
-    /// Brings a counter up to what a room has counted by itself.
-    pub fn raise(&self, counter: &IntCounter, counted: u64) {
-        // Two scrapes at once would both add the difference.
-        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
-        counter.inc_by(counted.saturating_sub(counter.get()));
-    }
-
     /// Lets `refresh` set what mirrors the state of other rooms, then renders, one scrape after the other. The series of
     /// replicas begin empty each time, so that none stays of one that is forgotten.
     ///
@@ -167,12 +162,20 @@ impl Metrics {
         self.render()
     }
 
-    /// All metrics in the Prometheus text format.
-    ///
-    /// # Errors
-    /// When a metric cannot be encoded.
-    pub fn render(&self) -> Result<String, Error> {
+    fn render(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Brings a counter up to what a room has counted by itself. To be called within a [`Metrics::scrape`] only: two at once
+/// would both add the difference.
+pub fn raise<A: Atomic>(counter: &GenericCounter<A>, counted: A::T)
+where
+    A::T: PartialOrd + Sub<Output = A::T>,
+{
+    let shown = counter.get();
+    if counted > shown {
+        counter.inc_by(counted - shown);
     }
 }
 

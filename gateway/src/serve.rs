@@ -63,13 +63,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let authenticator = Authenticator::open(&directory)?;
     let used = limits_of(&directory, &clock, &policies, &authenticator)?;
     let metrics = Arc::new(Metrics::new()?);
-    let order = queue::Settings {
-        order: config.queue.order,
-        classes: policies.classes().to_vec(),
-        locality_slack: config.queue.locality_slack,
-        locality_passes: config.queue.locality_passes,
-    };
-    let queue = Queue::new(order, metrics.clone());
+    let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();
     let app = Arc::new(App {
@@ -92,18 +86,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let signals = Signals::listen().context("signals cannot be listened to")?;
     announce(&directory, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
-
-    // Health and metrics are answered until the last stream is over.
-    let admin_drain = Drain::new();
-    let public_server = async {
-        let options = Options { limits, tls, counts: app.counts.clone() };
-        server::serve(public, routes::routes(app.clone()), options, drain).await;
-        admin_drain.advance(Phase::Over);
-    };
-    let options = Options { limits, tls: None, counts: Arc::default() };
-    let admin_server = server::serve(admin, admin::routes(app.clone()), options, admin_drain.clone());
-    tokio::join!(public_server, admin_server);
-
+    answer(&app, (public, admin), limits, tls).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -112,6 +95,30 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     writer.close().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Answers on both listeners, until the drain is over.
+async fn answer(app: &Arc<App>, (public, admin): (TcpListener, TcpListener), limits: Limits, tls: Option<Tls>) {
+    // Health and metrics are answered until the last stream is over.
+    let admin_drain = Drain::new();
+    let public_server = async {
+        let options = Options { limits, tls, counts: app.counts.clone() };
+        server::serve(public, routes::routes(app.clone()), options, app.drain.clone()).await;
+        admin_drain.advance(Phase::Over);
+    };
+    let options = Options { limits, tls: None, counts: Arc::default() };
+    let admin_server = server::serve(admin, admin::routes(app.clone()), options, admin_drain.clone());
+    tokio::join!(public_server, admin_server);
+}
+
+/// The order in which requests get slots.
+fn order(config: &Config, policies: &Policies) -> queue::Settings {
+    queue::Settings {
+        order: config.queue.order,
+        classes: policies.classes().to_vec(),
+        locality_slack: config.queue.locality_slack,
+        locality_passes: config.queue.locality_passes,
+    }
 }
 
 /// The limits, with what the ledger says was used before.

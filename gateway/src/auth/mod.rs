@@ -45,7 +45,6 @@ struct Record {
 #[derive(Default)]
 struct Snapshot {
     records: HashMap<Arc<str>, Record>,
-    tenants: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The file, and which of its versions the snapshot shows.
@@ -79,11 +78,6 @@ impl Authenticator {
         let authenticator = Self { source, snapshot: ArcSwap::default() };
         authenticator.follow()?;
         Ok(authenticator)
-    }
-
-    /// The tenants that have keys, valid or not: a configured set, fit for metric labels.
-    pub fn tenants(&self) -> Arc<BTreeSet<Arc<str>>> {
-        Arc::clone(&self.snapshot.load().tenants)
     }
 
     /// The caller behind a key id, whether the key is valid or not: for what it did before.
@@ -137,6 +131,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn read(connection: &Connection) -> rusqlite::Result<Snapshot> {
     let mut records = HashMap::new();
+    // All keys of a tenant share its name.
     let mut tenants: BTreeSet<Arc<str>> = BTreeSet::new();
     for (info, hash) in store::read_all(connection)? {
         let known = tenants.get(info.tenant.as_str()).cloned();
@@ -146,7 +141,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Snapshot> {
         let caller = Caller { tenant, key_id: Arc::clone(&key_id), policy: info.policy.map(Arc::from) };
         records.insert(key_id, Record { hash, caller, expires: info.expires, revoked: info.revoked.is_some() });
     }
-    Ok(Snapshot { records, tenants: Arc::new(tenants) })
+    Ok(Snapshot { records })
 }
 
 /// The one credential. A header that stands there twice, or two that differ, is refused: whoever reads another of
@@ -298,7 +293,6 @@ mod tests {
     fn keys_that_another_process_creates_or_revokes_count_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
-        assert!(authenticator.tenants().is_empty());
         let keys = Keys::open(dir.path()).unwrap();
         for tenant in ["acme", "beta", "acme"] {
             let key = keys.create(&wanted(tenant, None), at(0)).unwrap();
@@ -307,8 +301,6 @@ mod tests {
             keys.revoke(key.key_id(), at(1)).unwrap();
             assert_eq!(refusal(&authenticator, &headers), "The API key has been revoked.");
         }
-        let tenants = authenticator.tenants();
-        assert_eq!(tenants.iter().map(|tenant| &**tenant).collect::<Vec<_>>(), ["acme", "beta"]);
     }
 
     #[test]

@@ -18,17 +18,17 @@ pub(super) struct Taken {
 
 /// All that went in and out. `level == capacity + refilled - settled - open` at any time, to the token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
+pub(super) struct Audit {
     /// Tokens a minute, which is also the highest level.
-    pub capacity: i128,
+    pub(super) capacity: i128,
     /// Tokens that may be taken now; below zero: a debt.
-    pub level: i128,
+    pub(super) level: i128,
     /// What time has put in, less what it had put in for tokens that were taken and came back unused.
-    pub refilled: i128,
+    pub(super) refilled: i128,
     /// Tokens that requests have used.
-    pub settled: i128,
+    pub(super) settled: i128,
     /// Tokens that running requests have taken.
-    pub open: i128,
+    pub(super) open: i128,
 }
 
 /// A bucket that holds the tokens of one minute.

@@ -31,7 +31,6 @@ use crate::config::Policy;
 use crate::error::Rejection;
 use crate::policy::Terms;
 
-pub use bucket::Audit;
 use quota::Periods;
 use refusal::{Refusal, longest};
 use state::{Held, State, Taking};
@@ -160,7 +159,8 @@ impl Limits {
     }
 
     /// The sums of a tenant's token bucket, if it has one and has been heard of.
-    pub fn audit(&self, tenant: &str) -> Option<Audit> {
+    #[cfg(test)]
+    fn audit(&self, tenant: &str) -> Option<bucket::Audit> {
         let owner = self.kept().tenants.get(tenant).cloned()?;
         lock_one(&owner).audit(self.now())
     }

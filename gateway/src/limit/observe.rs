@@ -7,7 +7,7 @@ use prometheus::core::Collector;
 use super::quota::Periods;
 use super::refusal::Limit;
 use super::{Limits, lock_one};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, raise};
 
 impl Limits {
     /// Brings the metrics up to date. All numbers of one tenant are read at once, so that they add up.
@@ -26,7 +26,7 @@ impl Limits {
             drop(state);
             for (limit, count) in Limit::ALL.into_iter().zip(refusals) {
                 let counter = metrics.limit_refusals_total.with_label_values(&[&*tenant, limit.label()]);
-                metrics.raise(&counter, count);
+                raise(&counter, count);
             }
             for (limit, used) in quotas {
                 let period = if limit == Limit::Day { "day" } else { "month" };

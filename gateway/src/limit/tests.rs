@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use proptest::prelude::*;
 use tokio::time::advance;
 
-use super::bucket::Bucket;
+use super::bucket::{Audit, Bucket};
 use super::*;
 use crate::config;
 use crate::error::Reason;

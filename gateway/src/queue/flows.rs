@@ -1,7 +1,7 @@
 //! Who waits, in the order in which they are to be served: classes, in each of them the flows of tenants, in each of
 //! those the requests.
 //!
-//! Start-time fair queuing at both levels: the smallest tag goes first and is charged at once; the virtual time is the
+//! Start-time fair queueing at both levels: the smallest tag goes first and is charged at once; the virtual time is the
 //! start tag of the last one; who comes back is lifted to it.
 
 use std::collections::HashMap;
@@ -56,6 +56,7 @@ impl Flows {
     }
 
     /// How many requests wait.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }

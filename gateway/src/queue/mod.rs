@@ -2,7 +2,7 @@
 //!
 //! Takes a [`Ticket`] and gives a [`Waiting`] that becomes a [`Slot`]. llama-server queues without a bound and does
 //! not notice that a queued client left, so no more requests are in flight on a replica than it has slots. This file
-//! is the lock and the wakers; what goes first is the [`scheduler`]'s business.
+//! is the lock and the wakers; what goes first is the `scheduler`'s business.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, raise};
 pub use prefix::{Prefix, PrefixReader};
 use scheduler::{Decision, Scheduler, Served, TicketId};
 pub use ticket::{Caps, Class, ClassId, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
@@ -29,7 +29,7 @@ mod predict;
 mod prefix;
 mod replicas;
 mod running;
-pub(crate) mod scheduler;
+mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
 #[cfg(test)]
@@ -149,7 +149,8 @@ impl Queue {
     }
 
     /// How many requests wait.
-    pub fn depth(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn depth(&self) -> usize {
         self.0.lock().scheduler.depth()
     }
 
@@ -158,7 +159,7 @@ impl Queue {
         self.0.lock().scheduler.load()
     }
 
-    /// Brings the metrics of the queue up to date.
+    /// Brings the metrics of the queue up to date: within a [`Metrics::scrape`], one at a time.
     pub fn observe(&self) {
         let stats = self.0.lock().scheduler.stats(Instant::now());
         let metrics = &self.0.metrics;
@@ -178,11 +179,6 @@ impl Queue {
         metrics.service_rate.set(stats.rate);
         metrics.output_token_cost.set(stats.output_cost);
     }
-}
-
-/// Brings a counter up to what has been counted. To be called by one at a time.
-fn raise(counter: &prometheus::Counter, counted: f64) {
-    counter.inc_by((counted - counter.get()).max(0.0));
 }
 
 impl Shared {

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::scheduler::TicketId;
 use super::warm::Warm;
 use super::{Load, ReplicaId, Ticket};
-use crate::queue::scheduler::TicketId;
 
 /// One replica.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! The order in which waiting requests get slots.
 //!
 //! A state machine without locks, wakers or a clock of its own: [`Queue`](super::Queue) drives it, and so do tests.
-//! Start-time fair queuing for several servers (SFQ(D); Jin, Chase, Kaur 2004), by classes and then by tenants, in units
+//! Start-time fair queueing for several servers (SFQ(D); Jin, Chase, Kaur 2004), by classes and then by tenants, in units
 //! of work instead of requests; estimates are charged at dispatch and corrected while a request runs.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -129,6 +129,7 @@ impl Scheduler {
     }
 
     /// How many requests wait.
+    #[cfg(test)]
     pub(crate) fn depth(&self) -> usize {
         self.flows.waiting()
     }

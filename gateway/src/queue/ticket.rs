@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Prefix;
 use crate::config::Order;
 
-/// One llama-server, by its place in the configuration.
+/// One llama-server. A number is never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub usize);
 
@@ -49,7 +49,7 @@ pub struct Work {
     pub output: u64,
 }
 
-/// What one tenant may have in the queue. 0: no bound.
+/// What a tenant, and its key, may have in the queue. 0: no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     /// Waiting requests of the tenant.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -91,7 +91,7 @@ pub struct Upstream {
 impl Upstream {
     /// Checks the configuration and starts on `tasks` what probes and inspects each replica and looks up the names of
     /// replicas; all that ends at once when `stop` is cancelled, while replies go on. An idle connection ends after 4 s,
-    /// or with the `Upstream`. No replica is ready before its first probe: [`Upstream::watch`] tells.
+    /// or with the `Upstream`. No replica is ready before its first probe.
     ///
     /// # Errors
     /// A URL or the key file is not usable.
@@ -128,7 +128,8 @@ impl Upstream {
     }
 
     /// The replicas as they change.
-    pub fn watch(&self) -> watch::Receiver<Vec<ReplicaStatus>> {
+    #[cfg(test)]
+    fn watch(&self) -> tokio::sync::watch::Receiver<Vec<ReplicaStatus>> {
         self.board.watch()
     }
 

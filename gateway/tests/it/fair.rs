@@ -8,26 +8,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::client::Conn;
-use crate::harness::crowd::{CHAT, post, send, wait_depth};
+use crate::harness::crowd::{CHAT, post, send};
 use crate::harness::engine::{Engine, Options, wait_idle};
 use crate::harness::gateway::Gateway;
-use crate::harness::stub::{Step, Stub};
+use crate::harness::stub::{Stub, held};
 use crate::harness::{chat, chat_stream, eventually_true, with};
 
 /// A retry that comes sooner is not taken for one of a request that is still here.
 const GIVEN_UP: Duration = Duration::from_millis(2100);
 
-fn held() -> Vec<Step> {
-    vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]
-}
-
 /// A chat that the stub can tell from others.
 fn numbered(number: u64) -> Value {
     with(chat_stream(9), json!({"seed": number}))
-}
-
-fn seeds(stub: &Stub) -> Vec<u64> {
-    stub.requests().iter().map(|recorded| recorded.json()["seed"].as_u64().unwrap()).collect()
 }
 
 /// A stub with one slot, a gateway, and requests that wait for that slot behind one that holds it.
@@ -51,7 +43,7 @@ impl Line {
     /// One more that waits.
     fn push(&mut self, key: &str, headers: &[(&str, &str)], number: u64) {
         self.conns.push(send(&self.gateway, key, headers, &numbered(number)));
-        wait_depth(&self.gateway, self.conns.len() - 1);
+        self.gateway.wait_depth(self.conns.len() - 1);
     }
 
     /// Ends one request after the other and gives the order in which the waiting ones were started.
@@ -64,7 +56,7 @@ impl Line {
             assert_eq!(conn.answer().unwrap().events().last().unwrap(), "data: [DONE]");
         }
         assert_eq!(self.stub.most_busy(), 1);
-        seeds(&self.stub).split_off(1)
+        self.stub.seeds().split_off(1)
     }
 }
 
@@ -180,11 +172,11 @@ fn a_tenant_uses_no_more_slots_than_its_policy_says_and_the_others_use_the_rest(
     let mut conns = vec![send(&gateway, &narrow, &[], &numbered(100))];
     stub.wait_held(0);
     conns.push(send(&gateway, &narrow, &[], &numbered(101)));
-    wait_depth(&gateway, 1);
+    gateway.wait_depth(1);
     assert_eq!(stub.count(), 1, "the second slot is free, but not for this tenant");
     conns.push(send(&gateway, &gateway.key, &[], &numbered(200)));
     stub.wait_held(1);
-    assert_eq!(seeds(&stub), [100, 200]);
+    assert_eq!(stub.seeds(), [100, 200]);
     stub.release(0);
     stub.wait_held(2);
     (1..3).for_each(|index| stub.release(index));
@@ -199,13 +191,13 @@ fn a_retry_takes_the_place_of_the_first_try_that_still_waits() {
     let retry = [("x-stainless-retry-count", "1")];
     let body = with(chat(9), json!({"seed": 100}));
     let first = send(&gateway, &gateway.key, &[], &body);
-    wait_depth(&gateway, 1);
+    gateway.wait_depth(1);
     sleep(GIVEN_UP);
     let second = send(&gateway, &gateway.key, &retry, &body);
     let replaced = first.answer().unwrap().reply().unwrap();
     assert_eq!((replaced.status, replaced.code().as_str()), (409, "replaced"));
     assert_eq!(replaced.head.header("x-should-retry"), Some("false"), "nobody may take the retry's place in turn");
-    wait_depth(&gateway, 1);
+    gateway.wait_depth(1);
     // Another body, another key, or no retry at all: these are requests of their own.
     let other = gateway.create_key("acme");
     let others = [
@@ -213,7 +205,7 @@ fn a_retry_takes_the_place_of_the_first_try_that_still_waits() {
         send(&gateway, &other, &retry, &body),
         send(&gateway, &gateway.key, &[], &body),
     ];
-    wait_depth(&gateway, 4);
+    gateway.wait_depth(4);
     for index in 0..5 {
         stub.wait_held(index);
         stub.release(index);
@@ -255,17 +247,17 @@ fn who_meets_a_replica_that_is_gone_goes_back_to_its_own_place() {
     stub.wait_held(0);
     for number in 100..103 {
         conns.push(send(&gateway, &gateway.key, &[], &endless(number)));
-        wait_depth(&gateway, number as usize - 99);
+        gateway.wait_depth(number as usize - 99);
     }
     // Its own request ends with it, so that the next one is sent there, and comes back.
     engine.kill();
     eventually_true("it is known to be gone", || gateway.metric("llama_gateway_slots_total") == 1.0);
-    wait_depth(&gateway, 3);
+    gateway.wait_depth(3);
     for index in 0..4 {
         stub.wait_held(index);
         stub.release(index);
     }
-    assert_eq!(seeds(&stub)[1..], [100, 101, 102]);
+    assert_eq!(stub.seeds()[1..], [100, 101, 102]);
     conns.into_iter().for_each(|conn| drop(conn.answer()));
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::client::{Answer, Head, Reply};
-use crate::harness::crowd::{CHAT, Storm, post, send, storm, wait_depth};
+use crate::harness::crowd::{CHAT, Storm, post, send, storm};
 use crate::harness::engine::{Engine, Options, shared, wait_idle};
 use crate::harness::gateway::{Gateway, is_settled};
 use crate::harness::stub::{PROMPT_TOKENS, Step, Stub, stream_of};
@@ -253,6 +253,30 @@ fn the_quota_of_a_day_survives_kill_9() {
 }
 
 #[test]
+fn a_debt_survives_kill_9_with_what_was_running() {
+    let stub = Stub::start(4);
+    let mut gateway = Gateway::with_config(
+        &stub.url(),
+        "[policies.default]\ntokens_per_day = 140\ntokens_per_minute = 10\n[ledger]\nprogress_interval = \"50ms\"\n\
+         [upstream]\nprobe_interval = \"100ms\"",
+    );
+    stub.plan_next(vec![Step::Head, Step::Tokens(150), Step::Gate]);
+    let running = gateway.stream_chat(&chat_stream(2000));
+    eventually_true("its progress is in the ledger", || {
+        gateway.row(&running.head.request_id())["completion_tokens"] == 150
+    });
+    gateway.restart();
+    let used = 150.0 + PROMPT_TOKENS as f64;
+    assert_eq!(gateway.metric("llama_gateway_quota_used_tokens"), used);
+    let level = gateway.metric("llama_gateway_token_bucket_level");
+    assert!((10.0 - used..0.0).contains(&level), "{level}");
+    assert_eq!(gateway.metric("llama_gateway_token_bucket_drift"), 0.0);
+    let refused = gateway.post(CHAT, &chat(9));
+    assert_eq!((refused.status, refused.code().as_str()), (429, "insufficient_quota"));
+    assert_eq!(refused.head.header("retry-after"), None);
+}
+
+#[test]
 fn an_answer_longer_than_expected_leaves_a_debt_that_delays_the_next_request() {
     let stub = Stub::start(4);
     let gateway = Gateway::with_config(&stub.url(), "[policies.default]\ntokens_per_minute = 6000");
@@ -398,28 +422,6 @@ fn rate_limit_headers_are_on_every_answer() {
 }
 
 #[test]
-fn a_prompt_that_does_not_fit_a_slot_is_refused_before_it_queues() {
-    let engine = Engine::start(Options::speaking().slots(1).context(512));
-    let gateway = Gateway::with_config(&engine.url(), "[policies.default]\nqueued_requests = 1");
-    // The only slot is taken and the queue is full: whoever queued would hear of that instead.
-    let long = with(chat_stream(400), json!({"ignore_eos": true}));
-    let running = gateway.stream_chat(&long);
-    let waiting = gateway.open(CHAT, &long);
-    wait_depth(&gateway, 1);
-    let text = "the quick brown fox jumps over the lazy dog ".repeat(100);
-    let body = with(chat(5), json!({"messages": [{"role": "user", "content": text}]}));
-    for body in [body.clone(), with(body, json!({"stream": true}))] {
-        let reply = gateway.post(CHAT, &body);
-        assert_eq!((reply.status, reply.code().as_str()), (400, "context_length_exceeded"), "{reply:?}");
-        assert_eq!(reply.openai_error()["type"], "invalid_request_error");
-    }
-    assert_eq!(gateway.metric("llama_gateway_queue_depth"), 1.0);
-    drop((running, waiting));
-    wait_idle(&engine);
-    assert!(engine.counters()["llamacpp:prompt_tokens_total"] < 300.0, "it was never prefilled");
-}
-
-#[test]
 fn a_wait_that_would_be_too_long_is_refused_at_once_with_the_time_to_come_back() {
     let engine = Engine::start(Options::speaking().slots(1));
     let gateway = Gateway::start(&engine.url());
@@ -429,7 +431,7 @@ fn a_wait_that_would_be_too_long_is_refused_at_once_with_the_time_to_come_back()
     // One request each of five tenants: one runs, and four wait before any other tenant.
     let keys = (0..7).map(|number| gateway.create_key(&format!("tenant-{number}"))).collect::<Vec<_>>();
     let ahead = keys[..5].iter().map(|key| send(&gateway, key, &[], &long)).collect::<Vec<_>>();
-    wait_depth(&gateway, 4);
+    gateway.wait_depth(4);
     let asked = Instant::now();
     let refused = post(&gateway, &keys[5], &[("x-request-timeout", "0.5")], &long);
     assert!(asked.elapsed() < Duration::from_millis(400), "refused only after {:?}", asked.elapsed());

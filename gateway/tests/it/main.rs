@@ -25,7 +25,6 @@ mod clients;
 mod count;
 mod cut;
 mod dangerous;
-mod debts;
 mod drain;
 mod endings;
 mod fair;

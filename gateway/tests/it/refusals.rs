@@ -128,19 +128,9 @@ impl Scene {
     /// A request that has the only slot until it is released.
     fn occupy(&self) -> Conn {
         self.stub.plan_next(vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Finish, Step::End]);
-        let conn = self.send(&chat_stream(9));
+        let conn = self.gateway.send_chat(&chat_stream(9));
         self.stub.wait_held(0);
         conn
-    }
-
-    fn send(&self, body: &Value) -> Conn {
-        let mut conn = self.gateway.conn();
-        conn.send(&self.gateway.request(PATH, body)).unwrap();
-        conn
-    }
-
-    fn wait_depth(&self, depth: f64) {
-        eventually_true("so many wait", || self.gateway.metric("llama_gateway_queue_depth") == depth);
     }
 
     fn wait_tries(&self, tries: usize) {
@@ -245,8 +235,8 @@ fn a_quota_is_not_tried_again(client: &mut Client) {
 fn a_full_queue_is_tried_again(client: &mut Client) {
     let scene = scene("[policies.default]\nqueued_requests = 1");
     let first = scene.occupy();
-    let second = scene.send(&chat_stream(9));
-    scene.wait_depth(1.0);
+    let second = scene.gateway.send_chat(&chat_stream(9));
+    scene.gateway.wait_depth(1);
     scene.answer(client);
     client.begin(&scene.tap, &scene.gateway.key, json!({"stream": true}));
     scene.wait_tries(1);
@@ -274,7 +264,7 @@ fn a_wait_that_would_be_too_long_is_not_begun(client: &mut Client) {
     scene.stub.plan_next(vec![Step::Head, Step::Bytes(text.into_bytes()), Step::End]);
     assert_eq!(scene.gateway.post(PATH, &chat(500)).status, 200);
     scene.stub.plan_next(vec![Step::Gate]);
-    let running = scene.send(&chat(500));
+    let running = scene.gateway.send_chat(&chat(500));
     scene.stub.wait_held(1);
     let result = client.ask(&scene.tap, &scene.gateway.key, json!({"timeout": 5}));
     client.failed(&result, &scene.tap, (429, "wait_too_long"), 1);
@@ -340,7 +330,7 @@ fn a_retry_takes_the_place_of_its_first_try_in_the_queue(client: &mut Client) {
     scene.tap.hide_leaving();
     scene.answer(client);
     client.begin(&scene.tap, &scene.gateway.key, json!({"retries": 1}));
-    scene.wait_depth(1.0);
+    scene.gateway.wait_depth(1);
     let sent = scene.tap.passed()[0].at;
     eventually_true("its client may have given it up", || sent.elapsed() > Duration::from_secs(2));
     scene.tap.cut_clients();

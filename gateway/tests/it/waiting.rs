@@ -3,31 +3,17 @@
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::client::{Answer, Conn};
+use crate::harness::client::Answer;
 use crate::harness::engine::variable;
 use crate::harness::gateway::Gateway;
-use crate::harness::stub::{Step, Stub};
-use crate::harness::{chat, chat_stream, eventually_true, with};
+use crate::harness::stub::{Step, Stub, held};
+use crate::harness::{chat, chat_stream, with};
 
 const PATH: &str = "/v1/chat/completions";
 /// Everything that happens in time happens soon.
 const SOON: &str = "[timeouts]\nearly_open = \"20ms\"\nqueue_update = \"20ms\"\nkeep_alive = \"50ms\"\n[ledger]\nprogress_interval = \"20ms\"";
-
-fn held() -> Vec<Step> {
-    vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]
-}
-
-fn wait_depth(gateway: &Gateway, depth: usize) {
-    eventually_true("the queue is as long as that", || gateway.metric("llama_gateway_queue_depth") == depth as f64);
-}
-
-fn send(gateway: &Gateway, body: &Value) -> Conn {
-    let mut conn = gateway.conn();
-    conn.send(&gateway.request(PATH, body)).unwrap();
-    conn
-}
 
 /// A stub with one slot that is taken by a request at its gate, a gateway, and that request.
 fn occupied(toml: &str) -> (Stub, Gateway, Answer) {
@@ -58,8 +44,8 @@ fn number(answer: &Answer, header: &str) -> Option<u128> {
 #[test]
 fn a_waiting_stream_is_told_its_place_and_that_it_moves_when_somebody_leaves() {
     let (stub, gateway, first) = occupied(SOON);
-    let second = send(&gateway, &chat_stream(9));
-    wait_depth(&gateway, 1);
+    let second = gateway.send_chat(&chat_stream(9));
+    gateway.wait_depth(1);
     let mut third = gateway.open(PATH, &chat_stream(9));
     assert_eq!((third.head.status, number(&third, "x-queue-position")), (200, Some(1)));
     assert_eq!(number(&third, "x-queue-wait-ms"), None, "nobody knows it yet");
@@ -83,12 +69,12 @@ fn answers_tell_the_position_at_entry_and_how_long_the_request_waited() {
     assert_eq!(number(&first, "x-queue-position"), Some(0));
     assert!(number(&first, "x-queue-wait-ms").is_some());
     let sent = Instant::now();
-    let stream = send(&gateway, &chat_stream(9));
-    wait_depth(&gateway, 1);
-    let whole = send(&gateway, &chat(9));
-    wait_depth(&gateway, 2);
+    let stream = gateway.send_chat(&chat_stream(9));
+    gateway.wait_depth(1);
+    let whole = gateway.send_chat(&chat(9));
+    gateway.wait_depth(2);
     let seen = Instant::now();
-    wait_depth(&gateway, 2);
+    gateway.wait_depth(2);
     let least = seen.elapsed().as_millis();
     stub.release(0);
     first.events();
@@ -128,20 +114,6 @@ fn errors_after_waiting_have_a_real_status_and_tell_the_wait() {
 }
 
 #[test]
-fn a_full_queue_is_a_real_status_for_a_stream_too() {
-    let (stub, gateway, first) = occupied(&format!("[policies.default]\nqueued_requests = 1\n{SOON}"));
-    let mut waiting = gateway.open(PATH, &chat_stream(9));
-    waiting.raw_event().unwrap();
-    let refused = gateway.post(PATH, &chat_stream(9));
-    assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"));
-    stub.release(0);
-    first.events();
-    stub.wait_held(1);
-    stub.release(1);
-    waiting.events();
-}
-
-#[test]
 fn white_space_keeps_a_client_that_waits_for_one_piece() {
     let (stub, gateway, first) = occupied(&white_space(""));
     let mut answer = gateway.open(PATH, &chat(9));
@@ -169,8 +141,8 @@ fn white_space_keeps_a_client_that_waits_for_one_piece() {
 #[test]
 fn without_it_nothing_is_sent_before_the_reply_and_a_quick_reply_is_a_plain_one() {
     let (stub, gateway, first) = occupied(SOON);
-    let waiting = send(&gateway, &chat(9));
-    wait_depth(&gateway, 1);
+    let waiting = gateway.send_chat(&chat(9));
+    gateway.wait_depth(1);
     stub.release(0);
     first.events();
     stub.wait_held(1);
@@ -208,7 +180,7 @@ fn a_client_that_leaves_while_it_is_kept_company_costs_nothing() {
         answer.piece().unwrap();
         let id = answer.head.request_id();
         drop(answer);
-        wait_depth(&gateway, 0);
+        gateway.wait_depth(0);
         let row = gateway.settled_row(&id);
         assert_eq!((&row["ending"], &row["status"]), (&json!("client_left"), &json!(200)), "{row}");
     }
@@ -256,7 +228,7 @@ fn kept_company(mut command: Command, plan: Vec<Step>, path: &str) {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("the client cannot be started; hint: scripts/test installs it");
-    wait_depth(&gateway, 1);
+    gateway.wait_depth(1);
     // Who came later is told its place a few times; so is the client.
     let mut later = gateway.open(PATH, &with(chat_stream(9), json!({"seed": 2})));
     for _ in 0..4 {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::client::{Answer, Conn, Reply};
-use super::eventually_true;
 use super::gateway::Gateway;
 
 /// Where chats go.
@@ -34,11 +33,6 @@ pub(crate) fn send(gateway: &Gateway, key: &str, headers: &[(&str, &str)], body:
 /// Sends a chat and reads the whole answer.
 pub(crate) fn post(gateway: &Gateway, key: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
     send(gateway, key, headers, body).answer().unwrap().reply().unwrap()
-}
-
-/// Waits until so many requests wait for a slot.
-pub(crate) fn wait_depth(gateway: &Gateway, depth: usize) {
-    eventually_true("the queue is as long as that", || gateway.metric("llama_gateway_queue_depth") == depth as f64);
 }
 
 /// What became of many requests that were sent at the same moment.

@@ -126,6 +126,11 @@ impl Gateway {
         series.iter().filter(|(key, _)| matches(key)).map(|(_, value)| value).sum()
     }
 
+    /// Waits until so many requests wait for a slot.
+    pub(crate) fn wait_depth(&self, depth: usize) {
+        eventually_true("the queue is as long as that", || self.metric("llama_gateway_queue_depth") == depth as f64);
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.lock().unwrap().id()
     }
@@ -160,6 +165,13 @@ impl Gateway {
     /// Posts JSON with the key; the body of the answer follows as it comes.
     pub(crate) fn open(&self, path: &str, body: &Value) -> Answer {
         client::open(self.address, path, Some(&self.key), body)
+    }
+
+    /// Sends a chat with the key and reads nothing yet.
+    pub(crate) fn send_chat(&self, body: &Value) -> Conn {
+        let mut conn = self.conn();
+        conn.send(&self.request("/v1/chat/completions", body)).unwrap();
+        conn
     }
 
     /// Posts JSON with the key and reads the whole answer.

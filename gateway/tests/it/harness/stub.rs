@@ -58,6 +58,11 @@ pub(crate) fn stream_of(n: u64) -> Vec<Step> {
     vec![Step::Head, Step::Tokens(n), Step::Finish, Step::End]
 }
 
+/// A stream that has begun and stops at a gate.
+pub(crate) fn held() -> Vec<Step> {
+    vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]
+}
+
 /// One request as it arrived, and what became of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
@@ -222,6 +227,11 @@ impl Stub {
     /// Paths and heads of everything that was no request for a slot.
     pub(crate) fn other_heads(&self) -> Vec<String> {
         self.state.lock().other.clone()
+    }
+
+    /// The seeds of the requests in the order in which they came: by them a test tells requests apart.
+    pub(crate) fn seeds(&self) -> Vec<u64> {
+        self.requests().iter().map(|recorded| recorded.json()["seed"].as_u64().unwrap()).collect()
     }
 
     /// The most requests that were ever being answered at one time.
