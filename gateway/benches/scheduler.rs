@@ -42,18 +42,30 @@ struct Crowd {
     order: Order,
     /// Tokens that a warm prompt may go early for.
     slack: u32,
+    prompt_bytes: usize,
 }
 
 const SLOTS: u32 = 8;
-const PROMPT_BYTES: usize = 16_384;
+const PROMPT_BYTES: usize = 16 << 10;
+const LONG_PROMPT_BYTES: usize = 128 << 10;
 
-const CROWDS: [Crowd; 6] = [
-    Crowd { name: "10 of one tenant", waiting: 10, tenants: 1, order: Order::Fair, slack: 4096 },
-    Crowd { name: "10,000 of one tenant", waiting: 10_000, tenants: 1, order: Order::Fair, slack: 4096 },
-    Crowd { name: "10,000 of 1,000 tenants", waiting: 10_000, tenants: 1_000, order: Order::Fair, slack: 4096 },
-    Crowd { name: "the same, no locality", waiting: 10_000, tenants: 1_000, order: Order::Fair, slack: 0 },
-    Crowd { name: "the same, first come", waiting: 10_000, tenants: 1_000, order: Order::FirstCome, slack: 0 },
-    Crowd { name: "10,000 of 10,000 tenants", waiting: 10_000, tenants: 10_000, order: Order::Fair, slack: 4096 },
+const CROWD: Crowd = Crowd {
+    name: "10,000 of 1,000 tenants",
+    waiting: 10_000,
+    tenants: 1_000,
+    order: Order::Fair,
+    slack: 4096,
+    prompt_bytes: PROMPT_BYTES,
+};
+
+const CROWDS: [Crowd; 7] = [
+    Crowd { name: "10 of one tenant", waiting: 10, tenants: 1, ..CROWD },
+    Crowd { name: "10,000 of one tenant", tenants: 1, ..CROWD },
+    CROWD,
+    Crowd { name: "the same, prompts of 128 KiB", prompt_bytes: LONG_PROMPT_BYTES, ..CROWD },
+    Crowd { name: "the same, no locality", slack: 0, ..CROWD },
+    Crowd { name: "the same, first come", order: Order::FirstCome, slack: 0, ..CROWD },
+    Crowd { name: "10,000 of 10,000 tenants", tenants: 10_000, ..CROWD },
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -81,11 +93,11 @@ fn main() -> anyhow::Result<()> {
 
 /// Bytes of resident memory that a waiting request takes.
 fn memory_of_waiting() -> anyhow::Result<f64> {
-    let mut bench = Bench::new(&CROWDS[2])?;
+    let mut bench = Bench::new(&CROWD)?;
     // What is there once, however many wait.
     (0..100).try_for_each(|_| bench.enter().map(drop))?;
     let before = resident()?;
-    let count = CROWDS[2].waiting;
+    let count = CROWD.waiting;
     (0..count).try_for_each(|_| bench.enter().map(drop))?;
     Ok((resident()? - before) as f64 / count as f64)
 }
@@ -152,7 +164,7 @@ impl Bench {
         let settings = Settings { order: crowd.order, classes, locality_slack: crowd.slack, locality_passes: 4 };
         let queue = Queue::new(settings, Arc::new(Metrics::new()?));
         queue.set_replica(ReplicaId(0), SLOTS, true);
-        let prompt = |i: usize| format!("{i} ").repeat(PROMPT_BYTES)[..PROMPT_BYTES].to_owned();
+        let prompt = |i: usize| format!("{i} ").repeat(crowd.prompt_bytes)[..crowd.prompt_bytes].to_owned();
         Ok(Self {
             queue,
             tenants: (0..crowd.tenants).map(|i| format!("tenant-{i}").into()).collect(),
@@ -182,6 +194,7 @@ impl Bench {
             slots: 1,
             caps: Caps { tenant_queued: 100_000, ..Caps::default() },
             work: Work { prompt: 1000 + (i * 37 % 4000) as u64, output: 100 },
+            untold_output: 0,
             deadline: self.deadline,
             prefix: prefix.finish(),
             private: false,

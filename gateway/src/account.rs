@@ -79,6 +79,7 @@ pub struct Account {
     books: Books,
     arrived: Instant,
     dispatched: Option<Moment>,
+    asked: Option<Instant>,
     first_token: Option<Moment>,
     last_output: Instant,
     count: Count,
@@ -100,6 +101,7 @@ impl Account {
             books,
             arrived,
             dispatched: None,
+            asked: None,
             first_token: None,
             last_output: arrived,
             count: Count::default(),
@@ -125,6 +127,11 @@ impl Account {
             self.progress = Some(charge.progress());
         }
         Ok(())
+    }
+
+    /// llama-server is asked now. Where it could not be reached and is asked again, the last time counts.
+    pub fn asked(&mut self) {
+        self.asked = Some(Instant::now());
     }
 
     /// The model that answers.
@@ -175,11 +182,11 @@ impl Account {
     /// How fast llama-server was by the gateway's own clock, for replies that do not say it themselves; `None` where
     /// the tokens were not counted exactly. Output is counted from the first token on, as llama-server does it.
     pub fn speed(&self) -> Option<Speed> {
-        let (dispatched, first) = (self.dispatched?.instant, self.first_token?.instant);
+        let (asked, first) = (self.asked?, self.first_token?.instant);
         let milliseconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
         (self.count.by == CountedBy::Usage).then(|| Speed {
             prompt_tokens: self.count.prompt.saturating_sub(self.count.cached),
-            prompt_ms: milliseconds(dispatched, first),
+            prompt_ms: milliseconds(asked, first),
             output_tokens: self.count.completion.saturating_sub(1),
             output_ms: milliseconds(first, self.last_output),
         })

@@ -93,9 +93,10 @@ impl Dispatch<'_> {
     }
 
     /// Asks the replica of the slot. The outer error is a clock that ran out.
-    async fn send(&self, slot: &Slot, deadlines: &Deadlines) -> Result<Sent, Rejection> {
+    async fn send(&mut self, slot: &Slot, deadlines: &Deadlines) -> Result<Sent, Rejection> {
         let ask = self.ask;
         let body = if slot.may_use_cache() { ask.upstream_body.clone() } else { ask.without_cache()? };
+        self.account.asked();
         let asked = self.app.upstream.send(slot.replica(), ask.surface.upstream_path(), body);
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let (until, reason) = if ask.upstream_streams && deadlines.first_token < self.total {

@@ -65,6 +65,7 @@ fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {
         slots: slots(app, ask, caps),
         caps,
         work,
+        untold_output: if ask.upstream_streams { 0 } else { u64::from(ask.output_cap) * u64::from(ask.sequences()) },
         deadline: deadline(app, ask, work, arrival),
         prefix: ask.prefix.clone(),
         private: terms.private_cache(),

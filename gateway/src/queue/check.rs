@@ -15,14 +15,15 @@ impl Scheduler {
         let free = self.replicas.most_free();
         let mut waiting = 0;
         for (id, flow) in self.flows.all() {
-            let all = flow.places.values().chain(flow.stranded.values());
+            let waiters = || flow.places.iter().map(|(_, waiter)| waiter);
+            let all = waiters().chain(flow.stranded.iter().map(|(_, waiter)| waiter));
             waiting += all.clone().count();
             assert!(all.clone().all(|waiter| known == 0 || waiter.slots <= known), "somebody waits for nothing");
             let aside = |waiter: &Waiter| ready > 0 && waiter.slots > ready;
-            assert!(flow.places.values().all(|waiter| !aside(waiter)), "somebody holds others up");
-            assert!(flow.stranded.values().all(|waiter| aside(waiter)), "somebody was left aside");
+            assert!(waiters().all(|waiter| !aside(waiter)), "somebody holds others up");
+            assert!(flow.stranded.iter().all(|(_, waiter)| aside(waiter)), "somebody was left aside");
             // By key, the first one; of those that the key may run, the first one; if the tenant may run it.
-            let mut keys: Vec<_> = flow.places.values().map(|waiter| &waiter.ticket.key).collect();
+            let mut keys: Vec<_> = waiters().map(|waiter| &waiter.ticket.key).collect();
             keys.sort();
             keys.dedup();
             let of_key = |key: &Arc<str>| flow.places.iter().find(|(_, waiter)| waiter.ticket.key == *key);

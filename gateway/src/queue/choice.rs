@@ -42,7 +42,7 @@ impl Scheduler {
             if turn.tag > first.tag + Tag::of(slack, flow.weight) {
                 continue;
             }
-            for waiter in flow.places.values().take(MAX_HEADS_TRIED) {
+            for (_, waiter) in flow.places.iter().take(MAX_HEADS_TRIED) {
                 let link = waiter.halfway.filter(|_| waiter.slots <= free);
                 let age = link.and_then(|link| self.replicas.age(link, free));
                 let younger = age.filter(|age| best.is_none_or(|(least, _)| *age < least));

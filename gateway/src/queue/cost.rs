@@ -45,9 +45,9 @@ impl Served {
         weights.cost(prompt, self.cached.load(Ordering::Relaxed), self.output())
     }
 
-    /// Whether nothing has been recorded.
+    /// Whether nothing has been recorded of the prompt.
     pub(super) fn is_untold(&self) -> bool {
-        self.prompt.load(Ordering::Acquire) == 0 && self.output() == 0
+        self.prompt.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn output(&self) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::places::Places;
 use super::scheduler::TicketId;
 use super::tag::{Standing, Tag};
 use super::{Class, Ticket};
@@ -62,17 +63,15 @@ pub(super) struct Flow {
     pub(super) weight: u32,
     pub(super) standing: Standing,
     pub(super) in_flight: u32,
-    pub(super) places: BTreeMap<Place, Box<Waiter>>,
+    pub(super) places: Places,
     /// Those that are too wide for every ready replica: they hold nobody up.
-    pub(super) stranded: BTreeMap<Place, Box<Waiter>>,
+    pub(super) stranded: Places,
     /// The places by key, since each key has its own cap.
     pub(super) lines: HashMap<Arc<str>, Line>,
     /// The first place of each key that is below its cap.
     pub(super) heads: BTreeSet<Place>,
     /// Its place in the class, and how many slots its head needs. `None`: it has nothing that may run.
     pub(super) turn: Option<(u32, Turn)>,
-    /// The cost of all places.
-    pub(super) queued: f64,
     /// How many times in a row it was passed over although it was its turn.
     pub(super) passes: u32,
     /// Units of cost that it has been given since the last look at the shares.
@@ -138,12 +137,11 @@ impl Flow {
             weight: ticket.weight,
             standing: Standing::default(),
             in_flight: 0,
-            places: BTreeMap::new(),
-            stranded: BTreeMap::new(),
+            places: Places::default(),
+            stranded: Places::default(),
             lines: HashMap::new(),
             heads: BTreeSet::new(),
             turn: None,
-            queued: 0.0,
             passes: 0,
             got: 0.0,
             steady: false,

@@ -105,7 +105,6 @@ impl Flows {
         if stranded {
             flow.stranded.insert(place, waiter);
         } else {
-            flow.queued += waiter.cost;
             lane.waiting = (lane.waiting.0 + 1, lane.waiting.1 + waiter.cost);
             flow.lines.entry(key.clone()).or_default().places.insert(place);
             flow.places.insert(place, waiter);
@@ -125,12 +124,10 @@ impl Flows {
     fn remove(&mut self, ticket: TicketId) -> Option<Box<Waiter>> {
         let (id, place) = self.waiting.remove(&ticket)?;
         let flow = self.flows.get_mut(id)?;
-        let waiter = match flow.stranded.remove(&place) {
+        let waiter = match flow.stranded.remove(place) {
             Some(waiter) => waiter,
             None => {
-                let waiter = flow.places.remove(&place)?;
-                // Sums of many floating-point numbers drift; an empty queue costs nothing.
-                flow.queued = if flow.places.is_empty() { 0.0 } else { flow.queued - waiter.cost };
+                let waiter = flow.places.remove(place)?;
                 if let Some(line) = flow.lines.get_mut(&waiter.ticket.key) {
                     line.places.remove(&place);
                 }

@@ -1,6 +1,6 @@
 //! How long the outputs of a tenant usually are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Output tokens of a request of whose kind nothing is known.
@@ -10,10 +10,14 @@ const ALPHA: f64 = 0.2;
 /// Kinds of requests that are remembered; of more, the one that was not seen for the longest time is forgotten.
 const MAX_KINDS: usize = 4096;
 
+type Kind = (Arc<str>, &'static str);
+
 /// Output lengths by tenant and surface.
 #[derive(Debug, Default)]
 pub(super) struct Lengths {
-    kinds: HashMap<(Arc<str>, &'static str), Length>,
+    kinds: HashMap<Kind, Length>,
+    /// The kinds by when they were last seen.
+    ages: BTreeMap<u64, Kind>,
     learned: u64,
 }
 
@@ -34,13 +38,15 @@ impl Lengths {
     pub(super) fn learn(&mut self, tenant: &Arc<str>, surface: &'static str, tokens: f64) {
         self.learned += 1;
         let kind = (tenant.clone(), surface);
-        if !self.kinds.contains_key(&kind) && self.kinds.len() >= MAX_KINDS {
-            let oldest = self.kinds.iter().min_by_key(|(_, length)| length.last).map(|(kind, _)| kind.clone());
-            oldest.and_then(|kind| self.kinds.remove(&kind));
-        }
-        let length = self.kinds.entry(kind).or_insert(Length { tokens, last: 0 });
+        let length = self.kinds.entry(kind.clone()).or_insert(Length { tokens, last: self.learned });
         length.tokens += ALPHA * (tokens - length.tokens);
-        length.last = self.learned;
+        self.ages.remove(&std::mem::replace(&mut length.last, self.learned));
+        self.ages.insert(self.learned, kind);
+        if self.kinds.len() > MAX_KINDS
+            && let Some((_, oldest)) = self.ages.pop_first()
+        {
+            self.kinds.remove(&oldest);
+        }
     }
 }
 
@@ -66,7 +72,7 @@ mod tests {
             lengths.learn(&"first".into(), "chat", 10.0);
             lengths.learn(&i.to_string().into(), "chat", 10.0);
         }
-        assert_eq!(lengths.kinds.len(), MAX_KINDS);
+        assert_eq!((lengths.kinds.len(), lengths.ages.len()), (MAX_KINDS, MAX_KINDS));
         assert_eq!((lengths.expected("first", "chat"), lengths.expected("0", "chat")), (10, 256));
     }
 }

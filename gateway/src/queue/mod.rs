@@ -25,6 +25,7 @@ mod cost;
 mod flow;
 mod flows;
 mod lengths;
+mod places;
 mod predict;
 mod prefix;
 mod replicas;
@@ -109,7 +110,6 @@ impl Queue {
         let about = About {
             tenant: ticket.tenant.clone(),
             class: ticket.class,
-            prompt: ticket.work.prompt,
             deadline: ticket.deadline,
             entered: now,
             entry: Outlook::default(),
@@ -175,7 +175,7 @@ impl Queue {
         }
         raise(&metrics.slots_idle_with_backlog_seconds_total, stats.idle_with_backlog.as_secs_f64());
         metrics.virtual_time_spread.set(stats.spread);
-        metrics.fairness_jain_index.set(stats.jain);
+        metrics.fairness_jain_index.set(stats.jain());
         metrics.service_rate.set(stats.rate);
         metrics.output_token_cost.set(stats.output_cost);
     }
@@ -284,6 +284,7 @@ pub(crate) mod fixture {
             slots,
             caps: Caps::default(),
             work: Work { prompt: 100, output: 100 },
+            untold_output: 0,
             deadline: Instant::now() + Duration::from_secs(600),
             prefix: Prefix::default(),
             private: false,

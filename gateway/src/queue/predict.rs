@@ -5,12 +5,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flow::{Flow, FlowId, Lane, Place, Waiter};
-use super::scheduler::{MIN_RETRY_AFTER, Scheduler, TicketId};
+use super::scheduler::{Scheduler, TicketId};
 use super::tag::Tag;
 use super::{Outlook, Ticket};
 
 /// When to come back while nothing is known of how fast replicas work.
 const UNKNOWN_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When to come back at the earliest, and at the latest: of what will be in many hours, nothing is known now.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+
+/// When to come back, within reason.
+pub(super) fn sane(after: Duration) -> Duration {
+    let (least, most) = RETRY_AFTER;
+    after.clamp(least, most)
+}
 
 /// What goes before a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,8 +41,8 @@ impl Scheduler {
         let (id, place) = self.flows.find(ticket)?;
         self.tick(now);
         let flow = self.flows.get(id)?;
-        if flow.stranded.contains_key(&place) {
-            return Some(Outlook { position: flow.stranded.range(..place).count(), wait: None });
+        if flow.stranded.get(&place).is_some() {
+            return Some(Outlook { position: flow.stranded.before(place).0, wait: None });
         }
         let waiter = flow.places.get(&place)?;
         let ahead = self.ahead(flow, Some(place));
@@ -45,10 +54,10 @@ impl Scheduler {
     pub(super) fn own_turn(&self, ticket: &Ticket) -> Duration {
         let flow = self.flows.flow_of(&ticket.tenant, self.flows.class_of(ticket)).and_then(|id| self.flows.get(id));
         let wait = flow.and_then(|flow| {
-            let (&place, _) = flow.places.first_key_value()?;
+            let (&place, _) = flow.places.iter().next()?;
             self.wait(&self.ahead(flow, Some(place)), 0)
         });
-        wait.unwrap_or(UNKNOWN_RETRY_AFTER).max(MIN_RETRY_AFTER)
+        wait.map_or(UNKNOWN_RETRY_AFTER, sane)
     }
 
     /// When another request like this one would probably get its slot in time.
@@ -61,7 +70,7 @@ impl Scheduler {
     pub(super) fn again(&self, flow: FlowId, waiter: &Waiter) -> Duration {
         let patience = waiter.ticket.deadline.saturating_duration_since(waiter.entered);
         let wait = self.flows.get(flow).and_then(|flow| self.wait(&self.ahead(flow, None), 0));
-        wait.map_or(UNKNOWN_RETRY_AFTER, |wait| wait.saturating_sub(patience)).max(MIN_RETRY_AFTER)
+        wait.map_or(UNKNOWN_RETRY_AFTER, |wait| sane(wait.saturating_sub(patience)))
     }
 
     /// What goes before this place of a flow, or before one that comes now.
@@ -76,7 +85,7 @@ impl Scheduler {
         for turn in lane.until(start) {
             let Some(other) = self.flows.get(turn.flow).filter(|other| !std::ptr::eq(*other, flow)) else { continue };
             let lead = (start - turn.tag).cost(other.weight);
-            ahead.add(lead, other.places.len(), other.queued);
+            ahead.add(lead, other.places.len(), other.places.cost());
         }
         self.other_classes(ahead, flow.class, lane)
     }
@@ -100,11 +109,9 @@ impl Scheduler {
     /// Adds what came before it, where the order of arrival is all that counts.
     fn earlier(&self, mut ahead: Ahead, flow: &Flow, place: Option<Place>) -> Ahead {
         for (_, other) in self.flows.all().filter(|(_, other)| !std::ptr::eq(*other, flow)) {
-            let earlier = other.places.iter().take_while(|(other, _)| place.is_none_or(|place| **other < place));
-            for (_, waiter) in earlier {
-                ahead.requests += 1.0;
-                ahead.work += waiter.cost;
-            }
+            let earlier = own(other, place);
+            ahead.requests += earlier.requests;
+            ahead.work += earlier.work;
         }
         ahead
     }
@@ -133,22 +140,9 @@ impl Ahead {
     }
 }
 
-/// What goes before a place within its own flow.
+/// What a flow has before this place, or at all.
 fn own(flow: &Flow, place: Option<Place>) -> Ahead {
-    let is_last = |place: &Place| flow.places.last_key_value().is_some_and(|(last, _)| last == place);
-    match place {
-        Some(place) if is_last(&place) => {
-            let cost = flow.places.get(&place).map_or(0.0, |waiter| waiter.cost);
-            Ahead { requests: flow.places.len() as f64 - 1.0, work: (flow.queued - cost).max(0.0), own: 0.0 }
-        }
-        Some(place) => {
-            let before = flow.places.range(..place).map(|(_, waiter)| waiter.cost);
-            before.fold(Ahead::default(), |sum, cost| Ahead {
-                requests: sum.requests + 1.0,
-                work: sum.work + cost,
-                own: 0.0,
-            })
-        }
-        None => Ahead { requests: flow.places.len() as f64, work: flow.queued, own: 0.0 },
-    }
+    let all = || (flow.places.len(), flow.places.cost());
+    let (requests, work) = place.map_or_else(all, |place| flow.places.before(place));
+    Ahead { requests: requests as f64, work, own: 0.0 }
 }

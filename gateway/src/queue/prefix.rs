@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 
 /// Bytes of a prompt that one link covers.
-const BLOCK_BYTES: usize = 1024;
-/// Links at most: what follows is not looked at.
-const MAX_LINKS: usize = 256;
+pub(super) const BLOCK_BYTES: usize = 2048;
+/// Links at most: what follows is not looked at. Each is looked up and written down at the end of a request, while
+/// everybody waits.
+const MAX_LINKS: usize = 64;
 
 /// The beginning of a prompt. Cheap to clone; the default is that of a prompt of which nothing is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,9 +63,9 @@ mod tests {
 
     #[test]
     fn prompts_that_begin_alike_share_links_up_to_where_they_differ() {
-        let long = vec![b'a'; 3000];
+        let long = vec![b'a'; 3 * BLOCK_BYTES - 1];
         let mut other = long.clone();
-        other[2000] = b'b';
+        other[2 * BLOCK_BYTES - 1] = b'b';
         let (one, other) = (prefix(&[&long]), prefix(&[&other]));
         assert_eq!(one.links().len(), 2);
         assert_eq!(one.links()[0], other.links()[0]);
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn how_a_prompt_is_cut_makes_no_difference_and_its_length_is_bounded() {
         let long = vec![7; BLOCK_BYTES * (MAX_LINKS + 3)];
-        let (head, tail) = long.split_at(1500);
+        let (head, tail) = long.split_at(BLOCK_BYTES * 3 / 2);
         assert_eq!(prefix(&[head, tail]), prefix(&[&long]));
         assert_eq!(prefix(&[&long]).links().len(), MAX_LINKS);
     }

@@ -23,6 +23,8 @@ pub(super) struct Running {
     pub(super) served: Arc<Served>,
     /// `None` while its slots gather.
     pub(super) replica: Option<ReplicaId>,
+    /// When it got its slots; before that, when they began to gather.
+    pub(super) since: Instant,
     /// Units of cost that it has been charged, that it has been seen to have, and that its tenant has on record.
     pub(super) charged: f64,
     pub(super) seen: f64,
@@ -31,7 +33,7 @@ pub(super) struct Running {
 
 impl Scheduler {
     /// A waiting request is to run: it leaves its place and is charged what it will probably cost there.
-    pub(super) fn begin(&mut self, id: TicketId, first: Tag, replica: ReplicaId) -> Option<()> {
+    pub(super) fn begin(&mut self, id: TicketId, first: Tag, replica: ReplicaId, now: Instant) -> Option<()> {
         let (flow, place) = self.flows.find(id)?;
         let ticket = &self.flows.get(flow)?.places.get(&place)?.ticket;
         let weights = self.speeds.weights();
@@ -39,14 +41,15 @@ impl Scheduler {
         let charged = weights.cost(ticket.work.prompt, cached, ticket.work.output);
         let (waiter, charge) = self.flows.dispatch(id, first, charged)?;
         let served = Arc::new(Served::default());
-        let running = Running { waiter, charge, weights, served, replica: None, charged, seen: 0.0, recorded: 0.0 };
+        let (replica, since, seen, recorded) = (None, now, 0.0, 0.0);
+        let running = Running { waiter, charge, weights, served, replica, since, charged, seen, recorded };
         self.running.insert(id, running);
         Some(())
     }
 
-    pub(super) fn start(&mut self, id: TicketId, replica: ReplicaId) -> Option<Decision> {
+    pub(super) fn start(&mut self, id: TicketId, replica: ReplicaId, now: Instant) -> Option<Decision> {
         let running = self.running.get_mut(&id)?;
-        running.replica = Some(replica);
+        (running.replica, running.since) = (Some(replica), now);
         let Waiter { ticket, slots, .. } = &*running.waiter;
         let may_use_cache = self.replicas.occupy(replica, ticket, *slots);
         self.replicas.scatter(id);
@@ -66,7 +69,7 @@ impl Scheduler {
     /// Time has passed: what has been done meanwhile is looked at, and charged as far as it is more than was expected.
     pub(super) fn tick(&mut self, now: Instant) {
         let elapsed = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        self.last = Some(now);
+        self.last = self.last.max(Some(now));
         if !elapsed.is_zero() && self.idle_with_backlog() {
             self.record.idle += elapsed;
         }
@@ -95,6 +98,19 @@ impl Scheduler {
         {
             self.flows.no_lift = self.ablate.no_lift;
         }
+    }
+
+    /// llama-server was cut off, or fell silent, before it told how long the prompt was: with any output it had all of
+    /// it; without, the time says how far it came.
+    pub(super) fn presume(&self, running: &Running, now: Instant) {
+        let Waiter { ticket, slots, .. } = &*running.waiter;
+        let (prompt, told) = (ticket.work.prompt, running.served.output());
+        if told > 0 {
+            return running.served.record(prompt, 0, told);
+        }
+        let done = self.speeds.done_in(now.saturating_duration_since(running.since));
+        let rest = (done - prompt as f64).max(0.0) * f64::from(*slots) / running.weights.output;
+        running.served.record((done as u64).min(prompt), 0, (rest as u64).min(ticket.untold_output));
     }
 
     /// Measured, not assumed: a slot is free although somebody could run there.

@@ -18,10 +18,7 @@ use super::replicas::{Replicas, Spot};
 use super::running::Running;
 use super::speed::Speeds;
 use super::stats::Record;
-use super::{Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work, warm};
-
-/// When to come back at the earliest.
-pub(super) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+use super::{Load, Outlook, Prefix, Refusal, ReplicaId, Settings, Speed, Ticket, Work, predict, warm};
 
 /// A request in the queue; they are numbered in the order of arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -146,9 +143,9 @@ impl Scheduler {
         let stranded = |waiter: &Waiter| ready > 0 && waiter.slots > ready;
         let mut moved = Vec::new();
         for (id, flow) in self.flows.all() {
-            let aside = flow.places.values().filter(|waiter| stranded(waiter) || too_wide(waiter));
-            let back = flow.stranded.values().filter(|waiter| !stranded(waiter) || too_wide(waiter));
-            moved.extend(aside.chain(back).map(|waiter| (waiter.id, id)));
+            let aside = flow.places.iter().filter(|(_, waiter)| stranded(waiter) || too_wide(waiter));
+            let back = flow.stranded.iter().filter(|(_, waiter)| !stranded(waiter) || too_wide(waiter));
+            moved.extend(aside.chain(back).map(|(_, waiter)| (waiter.id, id)));
         }
         for (id, flow) in moved {
             let Some(waiter) = self.flows.take(id) else { continue };
@@ -196,7 +193,7 @@ impl Scheduler {
         match outlook.wait.filter(|wait| *wait > left && self.replicas.most_free() < slots) {
             Some(wait) => {
                 self.drop_waiter(id);
-                Err(Refusal::TooLong { wait, retry_after: (wait - left).max(MIN_RETRY_AFTER) })
+                Err(Refusal::TooLong { wait, retry_after: predict::sane(wait - left) })
             }
             None => Ok((id, outlook)),
         }
@@ -258,11 +255,11 @@ impl Scheduler {
             }
             match self.replicas.place(&waiter.ticket, waiter.slots)? {
                 Spot::Start(replica) => {
-                    self.begin(id, first.tag, replica)?;
-                    return self.start(id, replica);
+                    self.begin(id, first.tag, replica, now)?;
+                    return self.start(id, replica, now);
                 }
                 Spot::Gather(replica) => {
-                    self.begin(id, first.tag, replica)?;
+                    self.begin(id, first.tag, replica, now)?;
                     self.replicas.gather(replica, id);
                     self.gathering.push(id);
                 }
@@ -282,7 +279,7 @@ impl Scheduler {
                 return Some(Decision::Refuse { ticket: id, refusal });
             }
             if let Some(replica) = self.replicas.gathered(id, slots) {
-                return self.start(id, replica);
+                return self.start(id, replica, now);
             }
             if !self.replicas.gathers(id, slots) {
                 // The replica is gone, or too small now.
@@ -315,21 +312,36 @@ impl Scheduler {
 
     /// A started request is over: what it cost is settled by its [`Served`]. Nothing happens if it does not run.
     pub(crate) fn finish(&mut self, ticket: TicketId, now: Instant) {
+        let Some(running @ Running { replica: Some(replica), .. }) = self.running.get(&ticket) else { return };
+        let (replica, told, output) = (*replica, !running.served.is_untold(), running.served.output());
+        if !told {
+            self.presume(running, now);
+        }
         self.tick(now);
-        let Some(Running { replica: Some(replica), .. }) = self.running.get(&ticket) else { return };
-        let replica = *replica;
         let Some(mut running) = self.running.remove(&ticket) else { return };
         self.record.given(&mut self.flows, &mut running);
         let truth = self.truth(&running);
         self.flows.settle(&mut running.charge, truth, &running.waiter);
         let Waiter { ticket, slots, .. } = &*running.waiter;
-        let output = running.served.output();
         if output > 0 {
             self.lengths.learn(&ticket.tenant, ticket.surface, output as f64 / f64::from(*slots));
         }
-        self.replicas.remember(replica, ticket);
+        if told {
+            self.replicas.remember(replica, ticket);
+        }
         self.replicas.free(replica, *slots);
         self.flows.rest(running.charge.flow);
+    }
+
+    /// A started request never came for its slots: it pays for the time in which nobody could use them.
+    pub(crate) fn forfeit(&mut self, ticket: TicketId, now: Instant) {
+        if let Some(running) = self.running.get_mut(&ticket) {
+            let idle = self.speeds.done_in(now.saturating_duration_since(running.since));
+            running.served.record((idle * f64::from(running.waiter.slots)) as u64, 0, 0);
+            // Nothing of its prompt is in a cache.
+            running.waiter.ticket.prefix = Prefix::default();
+        }
+        self.finish(ticket, now);
     }
 
     /// A started request was not sent: its charge is undone, and it is back in its old place.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::prefix::BLOCK_BYTES;
 use super::scheduler::{Decision, Scheduler, Served, TicketId};
 use super::{Caps, ClassId, Outlook, Prefix, PrefixReader, Refusal, ReplicaId, Settings, Speed, Ticket, Work, fixture};
 use crate::config::Order;
@@ -117,7 +118,7 @@ fn class(ticket: Ticket, class: usize) -> Ticket {
 
 fn prompt(name: u8, blocks: u8) -> Prefix {
     let mut reader = PrefixReader::default();
-    (0..blocks).for_each(|block| reader.push(&[name ^ block.rotate_left(4); 1024]));
+    (0..blocks).for_each(|block| reader.push(&[name ^ block.rotate_left(4); BLOCK_BYTES]));
     reader.finish()
 }
 
@@ -464,6 +465,11 @@ fn who_would_wait_too_long_is_refused_at_once_and_told_when_to_come() {
     let Err(refusal) = world.try_enter(Ticket { deadline: world.now + SECOND * 5, ..last }) else { panic!("too long") };
     assert_eq!(refusal, Refusal::TooLong { wait: SECOND * 10, retry_after: SECOND * 5 });
     assert_eq!(world.scheduler.depth(), 7);
+    // What will be tomorrow is not known today.
+    world.enter(Ticket { deadline: world.now + SECOND * 700, ..ticket("a", 100_000_000) });
+    let endless = world.try_enter(Ticket { deadline: world.now + SECOND * 701, ..ticket("a", 100) });
+    let Err(Refusal::TooLong { retry_after, .. }) = endless else { panic!("too long") };
+    assert_eq!(retry_after, SECOND * 3600);
 }
 
 #[test]
@@ -642,7 +648,7 @@ fn jains_index_is_one_for_a_fair_order_and_low_where_a_flood_takes_all() {
             world.now += SECOND;
             world.serve(1);
         }
-        world.scheduler.stats(world.now).jain
+        world.scheduler.stats(world.now).jain()
     };
     assert!(jain(Order::Fair) > 0.98, "{}", jain(Order::Fair));
     assert!(jain(Order::FirstCome) < 0.6, "{}", jain(Order::FirstCome));

@@ -12,9 +12,11 @@ const OUTPUT_COST_BOUNDS: (f64, f64) = (0.5, 200.0);
 /// Timings of fewer tokens say more about the start of a batch than about speed.
 const MIN_PROMPT: u64 = 16;
 const MIN_OUTPUT: u64 = 8;
+/// Milliseconds that a unit of cost takes in one slot while nothing is known.
+const UNIT_MS: f64 = 1.0;
 /// Weight of a new sample.
 const ALPHA: f64 = 0.1;
-/// Busy time, in seconds, over which work is measured: prompts are reported in one piece.
+/// Busy time, in seconds, over which work is measured at least: prompts are reported in one piece.
 const WINDOW: f64 = 10.0;
 /// Weight of a window.
 const WINDOW_ALPHA: f64 = 0.2;
@@ -47,7 +49,8 @@ impl Speeds {
     pub(super) fn busy(&mut self, elapsed: Duration, work: f64, slots: u32) {
         self.busy_seconds += elapsed.as_secs_f64();
         self.busy_work += work;
-        if self.busy_seconds >= WINDOW {
+        // A long prompt takes longer than that: the time before it is reported is not to be forgotten.
+        if self.busy_seconds >= WINDOW && self.busy_work > 0.0 {
             let rate = self.busy_work / self.busy_seconds / f64::from(slots.max(1));
             average(&mut self.slot_rate, rate, WINDOW_ALPHA);
             (self.busy_seconds, self.busy_work) = (0.0, 0.0);
@@ -65,6 +68,12 @@ impl Speeds {
     /// while, it is taken from the timings: a unit is a prompt token.
     pub(super) fn slot_rate(&self) -> Option<f64> {
         self.slot_rate.or_else(|| Some(1000.0 / self.prompt_ms?))
+    }
+
+    /// The work that one slot probably does in this time: units of cost. A guess while nothing is known.
+    pub(super) fn done_in(&self, time: Duration) -> f64 {
+        let unit_ms = self.prompt_ms.or_else(|| Some(1000.0 / self.slot_rate?)).unwrap_or(UNIT_MS);
+        time.as_secs_f64() * 1000.0 / unit_ms
     }
 
     /// How long the first token, and the whole answer, will take.
@@ -134,5 +143,9 @@ mod tests {
         assert_eq!(speeds.slot_rate(), Some(50.0));
         speeds.busy(Duration::from_secs(10), 2000.0, 2);
         assert_eq!(speeds.slot_rate(), Some(60.0));
+        // A prompt of a minute and a half, reported at its end.
+        (0..9).for_each(|_| speeds.busy(Duration::from_secs(10), 0.0, 2));
+        speeds.busy(Duration::from_secs(10), 10_000.0, 2);
+        assert_eq!(speeds.slot_rate(), Some(58.0));
     }
 }

@@ -27,15 +27,29 @@ pub(crate) struct Stats {
     /// The largest distance, within a class, between the tags of two flows that have something to run: units of cost
     /// for each unit of weight.
     pub(crate) spread: f64,
-    /// Jain's index of what flows were given over what was due to them in the last five minutes, while they had
-    /// something to run: 1 is fair, 1/n if one of n had everything.
-    pub(crate) jain: f64,
+    /// What flows were given in the last five minutes.
+    looks: Vec<Arc<[Share]>>,
     /// How long a slot was free although a request could have run there.
     pub(crate) idle_with_backlog: Duration,
     /// Units of cost a second, of all slots together; 0 while unknown.
     pub(crate) rate: f64,
     /// What an output token costs.
     pub(crate) output_cost: f64,
+}
+
+impl Stats {
+    /// Jain's index of what flows were given over what was due to them in the last five minutes, while they had
+    /// something to run: 1 is fair, 1/n if one of n had everything. Takes milliseconds where there are many flows.
+    pub(crate) fn jain(&self) -> f64 {
+        let mut flows: BTreeMap<(&str, usize), (f64, f64)> = BTreeMap::new();
+        for share in self.looks.iter().flat_map(|look| look.iter()) {
+            let sum = flows.entry((&share.tenant, share.class)).or_default();
+            *sum = (sum.0 + share.got, sum.1 + share.due);
+        }
+        let ratios: Vec<_> = flows.values().filter(|(_, due)| *due > 0.0).map(|(got, due)| got / due).collect();
+        let (sum, squares) = ratios.iter().fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+        if squares > 0.0 { sum * sum / (squares * ratios.len() as f64) } else { 1.0 }
+    }
 }
 
 /// What a flow was given between two looks, and what was due to it.
@@ -52,7 +66,7 @@ struct Share {
 pub(super) struct Record {
     pub(super) service: BTreeMap<Arc<str>, f64>,
     pub(super) idle: Duration,
-    looks: VecDeque<Vec<Share>>,
+    looks: VecDeque<Arc<[Share]>>,
     looked: Option<Instant>,
 }
 
@@ -81,22 +95,11 @@ impl Record {
         for share in &mut shares {
             share.due *= got / due;
         }
-        self.looks.push_back(shares);
+        self.looks.push_back(shares.into());
         if self.looks.len() > LOOKS {
             self.looks.pop_front();
         }
         flows.start_look();
-    }
-
-    fn jain(&self) -> f64 {
-        let mut flows: BTreeMap<(&str, usize), (f64, f64)> = BTreeMap::new();
-        for share in self.looks.iter().flatten() {
-            let sum = flows.entry((&share.tenant, share.class)).or_default();
-            *sum = (sum.0 + share.got, sum.1 + share.due);
-        }
-        let ratios: Vec<_> = flows.values().filter(|(_, due)| *due > 0.0).map(|(got, due)| got / due).collect();
-        let (sum, squares) = ratios.iter().fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
-        if squares > 0.0 { sum * sum / (squares * ratios.len() as f64) } else { 1.0 }
     }
 }
 
@@ -121,7 +124,7 @@ impl Scheduler {
             depth,
             spread: if self.flows.first_come() { 0.0 } else { spreads.fold(0.0, f64::max) },
             service: self.record.service.clone(),
-            jain: self.record.jain(),
+            looks: self.record.looks.iter().cloned().collect(),
             idle_with_backlog: self.record.idle,
             rate: self.speeds.slot_rate().unwrap_or(0.0) * f64::from(self.replicas.slots()),
             output_cost: self.speeds.weights().output,

@@ -54,6 +54,12 @@ fn granted(waiting: &mut Waiting) -> Slot {
     poll(waiting).unwrap().unwrap()
 }
 
+/// Units of cost that a tenant has been given.
+fn served(queue: &Queue, tenant: &str) -> f64 {
+    queue.observe();
+    queue.0.metrics.service_total.with_label_values(&[tenant]).get()
+}
+
 fn in_flight(queue: &Queue) -> u32 {
     queue.load().iter().map(|load| load.in_flight).sum()
 }
@@ -213,11 +219,47 @@ async fn what_llama_server_never_told_of_is_charged_by_the_time_it_took() {
     slot.record(&Count { prompt: 100, cached: 0, completion: 0, by: CountedBy::Timings });
     slot.learn(Speed { prompt_tokens: 100, prompt_ms: 1000.0, output_tokens: 0, output_ms: 0.0 });
     drop(slot);
+    assert_eq!(served(&queue, "t"), 100.0);
     let slot = queue.enter(prompt(1000)).unwrap().await.unwrap();
     tokio::time::advance(Duration::from_secs(4)).await;
     drop(slot);
-    queue.observe();
-    assert_eq!(queue.0.metrics.service_total.with_label_values(&["t"]).get(), 500.0);
+    assert_eq!(served(&queue, "t"), 500.0);
+    // Where there is no stream, there may be output of which nothing is known before the end.
+    let unseen = |untold_output| Ticket { untold_output, ..prompt(100) };
+    for (ticket, units) in [(prompt(100), 100.0), (unseen(1000), 400.0), (unseen(100), 300.0)] {
+        let before = served(&queue, "t");
+        let slot = queue.enter(ticket).unwrap().await.unwrap();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        drop(slot);
+        assert_eq!(served(&queue, "t") - before, units);
+    }
+    // Who has output, has had the prompt.
+    let before = served(&queue, "t");
+    let slot = queue.enter(prompt(1000)).unwrap().await.unwrap();
+    slot.record(&Count { prompt: 0, cached: 0, completion: 50, by: CountedBy::Events });
+    drop(slot);
+    assert_eq!(served(&queue, "t") - before, 1100.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_llama_server_never_told_of_is_not_free_before_its_speed_is_known() {
+    let queue = queue(&[1]);
+    let slot = queue.enter(ticket("t", 1)).unwrap().await.unwrap();
+    tokio::time::advance(Duration::from_millis(40)).await;
+    drop(slot);
+    assert_eq!(served(&queue, "t"), 40.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_nobody_comes_for_is_paid_for() {
+    let queue = queue(&[1]);
+    let given = queue.enter(ticket("t", 1)).unwrap();
+    let _other = queue.enter(ticket("t", 1)).unwrap();
+    let mut next = queue.enter(ticket("u", 1)).unwrap();
+    tokio::time::advance(Duration::from_secs(30)).await;
+    drop(given);
+    assert_eq!(served(&queue, "t"), 30_000.0);
+    assert!(poll(&mut next).is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,6 +81,8 @@ pub struct Ticket {
     pub caps: Caps,
     /// What it will cost.
     pub work: Work,
+    /// Output tokens that it may have, at most, of which llama-server tells nothing before the end; 0 for a stream.
+    pub untold_output: u64,
     /// When it gives up waiting. Within a tenant, the earliest goes first.
     pub deadline: Instant,
     /// The beginning of its prompt, to find out where it is cached.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::scheduler::{Served, TicketId};
-use super::{ClassId, DISPATCHED, Grant, Outlook, Refusal, ReplicaId, Shared, Speed, Work, refused, wake};
+use super::{ClassId, DISPATCHED, Grant, Outlook, Refusal, ReplicaId, Shared, Speed, refused, wake};
 use crate::ledger::Count;
 
 /// What is to be known of a request besides its place.
@@ -18,7 +18,6 @@ use crate::ledger::Count;
 pub(super) struct About {
     pub(super) tenant: Arc<str>,
     pub(super) class: ClassId,
-    pub(super) prompt: u64,
     pub(super) deadline: Instant,
     pub(super) entered: Instant,
     pub(super) entry: Outlook,
@@ -78,9 +77,12 @@ impl Future for Waiting {
         let Some(mut about) = self.about.take() else { return Poll::Pending };
         let outcome = decided.outcome.as_ref().map_or_else(refused, |_| DISPATCHED);
         self.shared.waited(&mut about, decided.at, outcome);
-        let slot = |Grant { replica, may_use_cache, served }| {
-            let (shared, ticket) = (Arc::clone(&self.shared), Some((self.id, about)));
-            Slot { shared, ticket, replica, may_use_cache, served, given: decided.at }
+        let slot = |Grant { replica, may_use_cache, served }| Slot {
+            shared: Arc::clone(&self.shared),
+            ticket: Some((self.id, about)),
+            replica,
+            may_use_cache,
+            served,
         };
         Poll::Ready(decided.outcome.map(slot))
     }
@@ -94,7 +96,8 @@ impl Drop for Waiting {
         let (stale, given) = (state.wakers.remove(&id), state.decided.remove(&id));
         let refusal = given.as_ref().and_then(|decided| decided.outcome.as_ref().err()).map(refused);
         if given.is_some_and(|decided| decided.outcome.is_ok()) {
-            state.scheduler.unused(id, now);
+            // Mostly it was given a moment ago.
+            state.scheduler.forfeit(id, now);
         }
         state.scheduler.leave(id, now);
         // It may have been all that held up the others, also when it took nothing.
@@ -130,7 +133,6 @@ pub struct Slot {
     pub(super) replica: ReplicaId,
     may_use_cache: bool,
     served: Arc<Served>,
-    given: Instant,
 }
 
 impl Slot {
@@ -166,18 +168,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some((id, about)) = self.ticket.take() else { return };
-        let elapsed = self.given.elapsed();
-        self.shared.change(|scheduler, now| {
-            if self.served.is_untold() {
-                // llama-server was cut off, or fell silent, before it told anything: the time says how far it came.
-                let (whole, _) = scheduler.expected_service(Work { prompt: about.prompt, output: 0 });
-                let share = elapsed.as_secs_f64() / whole.as_secs_f64();
-                let share = if share.is_finite() { share.min(1.0) } else { 0.0 };
-                self.served.record((about.prompt as f64 * share) as u64, 0, 0);
-            }
-            scheduler.finish(id, now);
-        });
+        let Some((id, _)) = self.ticket.take() else { return };
+        self.shared.change(|scheduler, now| scheduler.finish(id, now));
     }
 }
 

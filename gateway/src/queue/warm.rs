@@ -11,9 +11,9 @@ const PROMPTS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     prompts: VecDeque<Prefix>,
-    /// How many of them have this link, and the number of the last one. A link stands for all blocks before it, so one
-    /// look-up tells of them all.
-    links: HashMap<u32, (u32, u64)>,
+    /// The number of the last one that has this link. A link stands for all blocks before it, so one look-up tells of
+    /// them all.
+    links: HashMap<u32, u64>,
     /// Prompts so far.
     count: u64,
 }
@@ -25,18 +25,15 @@ impl Warm {
             return;
         }
         self.count += 1;
-        for &link in prefix.links() {
-            let (count, last) = self.links.entry(link).or_default();
-            (*count, *last) = (*count + 1, self.count);
-        }
+        self.links.extend(prefix.links().iter().map(|&link| (link, self.count)));
         self.prompts.push_back(prefix.clone());
         if self.prompts.len() > PROMPTS
             && let Some(oldest) = self.prompts.pop_front()
         {
+            let number = self.count - PROMPTS as u64;
             for link in oldest.links() {
-                match self.links.get_mut(link) {
-                    Some((count, _)) if *count > 1 => *count -= 1,
-                    _ => drop(self.links.remove(link)),
+                if self.links.get(link) == Some(&number) {
+                    self.links.remove(link);
                 }
             }
         }
@@ -49,7 +46,7 @@ impl Warm {
 
     /// How many prompts ago everything up to this link was used: the fewer, the more probably it is still there.
     pub(super) fn age(&self, link: u32) -> Option<u64> {
-        self.links.get(&link).map(|(_, last)| self.count - last)
+        self.links.get(&link).map(|last| self.count - last)
     }
 
     /// Which share of a prompt is there: 0 to 1.
@@ -70,10 +67,11 @@ pub(super) fn halfway(prefix: &Prefix) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::queue::PrefixReader;
+    use crate::queue::prefix::BLOCK_BYTES;
 
     fn prefix(blocks: &[u8]) -> Prefix {
         let mut reader = PrefixReader::default();
-        blocks.iter().for_each(|&block| reader.push(&[block; 1024]));
+        blocks.iter().for_each(|&block| reader.push(&[block; BLOCK_BYTES]));
         reader.finish()
     }
 

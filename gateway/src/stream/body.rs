@@ -248,8 +248,11 @@ impl StreamBody {
         let Some(closing) = running.account.end(ending) else { return Step::Send(held) };
         running.learn(self.meter.speed());
         if ending == Ending::Cut {
-            running.close();
+            // This ends it at llama-server, too.
+            running.body = None;
         }
+        // llama-server is done: the next one may start, however long the row and this client's reading take.
+        running.slot = None;
         if let State::Running(running) = std::mem::replace(&mut self.state, State::Ended) {
             self.state = State::Closing { running, closing, held };
         }
@@ -259,9 +262,7 @@ impl StreamBody {
     /// The row is durable (or the ledger has said loudly that it is not): the end may go out.
     fn closed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Closing { mut running, held, .. } => {
-                // llama-server is done: the next one may start, however long this client takes to read the end.
-                running.slot = None;
+            State::Closing { running, held, .. } => {
                 self.state = State::Running(running);
                 Step::Send(held)
             }

@@ -75,12 +75,6 @@ impl Running {
         }
     }
 
-    /// Ends the request at llama-server: the connection is closed, and then the slot goes to the next waiter.
-    fn close(&mut self) {
-        self.body = None;
-        self.slot = None;
-    }
-
     /// Names for what the stream itself did not name.
     fn names(&self) -> Names<'_> {
         Names { request_id: self.account.request_id(), model: self.account.model(), created: self.account.seconds() }

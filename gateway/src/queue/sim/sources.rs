@@ -133,6 +133,7 @@ pub(super) fn ticket(index: usize, source: &Source, work: Work, conversation: u6
         slots: source.slots,
         caps: source.caps,
         work,
+        untold_output: 0,
         deadline,
         prefix: prefix.finish(),
         private: false,
