@@ -35,8 +35,9 @@ struct Options {
     /// How often each order is measured; 0: three times (flood: about four minutes) or once (locality)
     #[arg(long, default_value_t = 0)]
     rounds: u32,
-    /// Requests that the flooding tenant keeps outstanding
-    #[arg(long, default_value_t = 16)]
+    /// Requests that the flooding tenant keeps outstanding: with n of them, two slots and no order but arrival, all wait
+    /// for about (n - 1) / 2 of its answers
+    #[arg(long, default_value_t = 24)]
     outstanding: usize,
     /// Only see that everything works: one short round, whose figures mean little
     #[arg(long)]
