@@ -31,8 +31,8 @@ impl Plan {
         if quick {
             return Self { outstanding, rounds: 1, before: seconds(1), window: seconds(5), pause: seconds(1) };
         }
-        let rounds = if rounds == 0 { 2 } else { rounds };
-        Self { outstanding, rounds, before: seconds(15), window: seconds(30), pause: Duration::from_millis(1500) }
+        let rounds = if rounds == 0 { 3 } else { rounds };
+        Self { outstanding, rounds, before: seconds(10), window: seconds(20), pause: Duration::from_millis(1500) }
     }
 }
 
@@ -56,6 +56,12 @@ impl Sum {
         self.seconds += seen.seconds;
         self.cpu_seconds += seen.cpu_seconds;
         self.idle_seconds += seen.idle_seconds;
+    }
+
+    /// How far its fastest and its slowest round are apart, as a share of the fastest.
+    fn spread(&self) -> f64 {
+        let fastest = self.rounds.iter().copied().fold(0.0, f64::max);
+        1.0 - self.rounds.iter().copied().fold(fastest, f64::min) / fastest
     }
 
     fn throughput(&self) -> f64 {
@@ -131,6 +137,11 @@ fn throughput(first_come: &Sum, fair: &Sum) -> bool {
     print(&format!("llama-server had {:.3} of a core under first_come, {:.3} under fair", shares[0], shares[1]));
     let per_cpu = ratio * shares[0] / shares[1];
     print(&format!("flood's tokens per second of CPU time of llama-server, fair / first_come: {per_cpu:.3}"));
+    let spread = first_come.spread().max(fair.spread());
+    if spread > 1.0 - THROUGHPUT {
+        let percent = 100.0 * spread;
+        print(&format!("rounds of one and the same order differ by up to {percent:.0} %: the machine is not quiet"));
+    }
     let text = format!("flood's throughput, fair / first_come: {ratio:.3} (at least {THROUGHPUT})");
     if (shares[0] - shares[1]).abs() < DISTURBED || ratio >= THROUGHPUT {
         return verdict(&text, ratio >= THROUGHPUT);

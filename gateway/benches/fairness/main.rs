@@ -32,10 +32,11 @@ struct Options {
     /// What to measure
     #[arg(value_enum, default_value_t = What::Flood)]
     what: What,
-    /// How often each order is measured; 0: as often as fits into four minutes
+    /// How often each order is measured; 0: three times (flood: about four minutes) or once (locality)
     #[arg(long, default_value_t = 0)]
     rounds: u32,
-    /// Requests that the flooding tenant keeps outstanding
+    /// Requests that the flooding tenant keeps outstanding: with n of them, two slots and no order but arrival, all wait
+    /// for about (n - 1) / 2 of its answers
     #[arg(long, default_value_t = 24)]
     outstanding: usize,
     /// Only see that everything works: one short round, whose figures mean little

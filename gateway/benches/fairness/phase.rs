@@ -52,9 +52,9 @@ impl Phase<'_> {
     pub(crate) fn run(&self) -> Seen {
         let gateway = Gateway::with_config(&self.engine.url(), self.config);
         let (flood, trickle) = (gateway.create_key("flood"), gateway.create_key("trickle"));
-        let (over, number) = (AtomicBool::new(false), AtomicU64::new(0));
+        let over = AtomicBool::new(false);
         let seen = std::thread::scope(|scope| {
-            let floods = (0..self.outstanding).map(|_| scope.spawn(|| keep_asking(&gateway, &flood, &over, &number)));
+            let floods = (0..self.outstanding).map(|_| scope.spawn(|| keep_asking(&gateway, &flood, &over)));
             let floods = floods.collect::<Vec<_>>();
             wait_until_all_are_there(&gateway, self.outstanding);
             let start = Instant::now();
@@ -66,11 +66,11 @@ impl Phase<'_> {
                 cpu_seconds(self.engine) - before
             });
             let mut asked = Vec::new();
-            for (count, moment) in self.moments(start, end).into_iter().enumerate() {
+            for moment in self.moments(start, end) {
                 sleep(moment.saturating_duration_since(Instant::now()));
                 let (gateway, key) = (&gateway, &trickle);
                 // It does not wait for the answer before it: a request that waits long delays none.
-                asked.push(scope.spawn(move || ask(gateway.address, key, &small(count))));
+                asked.push(scope.spawn(move || ask(gateway.address, key, &small())));
             }
             sleep(end.saturating_duration_since(Instant::now()));
             over.store(true, Relaxed);
@@ -107,23 +107,29 @@ impl Phase<'_> {
 }
 
 /// One outstanding request after the other, until the phase is over.
-fn keep_asking(gateway: &Gateway, key: &str, over: &AtomicBool, number: &AtomicU64) -> Vec<Asked> {
+fn keep_asking(gateway: &Gateway, key: &str, over: &AtomicBool) -> Vec<Asked> {
     let mut asked = Vec::new();
     while !over.load(Relaxed) {
-        let number = number.fetch_add(1, Relaxed);
-        asked.push(ask(gateway.address, key, &large(number)));
+        asked.push(ask(gateway.address, key, &large()));
     }
     asked
 }
 
-fn large(number: u64) -> serde_json::Value {
-    // The number comes first, so that no prompt is in the cache.
+/// The number of a request. It goes on from phase to phase and stands first in the prompt: what llama-server has in its
+/// cache would make the later phases faster than the earlier ones.
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+fn large() -> serde_json::Value {
+    let number = number();
     let text = format!("{number}. ") + &"Tell me what you know of rivers, lakes and the sea, and of ships. ".repeat(5);
     chat(&json!([{"role": "user", "content": text}]), FLOOD_TOKENS[(number % 4) as usize])
 }
 
-fn small(number: usize) -> serde_json::Value {
-    chat(&json!([{"role": "user", "content": format!("{number}. Why is the sky blue?")}]), TRICKLE_TOKENS)
+fn small() -> serde_json::Value {
+    chat(&json!([{"role": "user", "content": format!("{}. Why is the sky blue?", number())}]), TRICKLE_TOKENS)
 }
 
 fn wait_until_all_are_there(gateway: &Gateway, outstanding: usize) {
