@@ -205,10 +205,7 @@ impl Reader {
             return self.pass(part.raw, out);
         }
         let found = self.find_timings(part.data);
-        let body = match &found {
-            Found::At(range, _) => part.data.get(..range.start).unwrap_or(part.data),
-            Found::Absent | Found::Unclear => part.data,
-        };
+        let (body, _) = found.cut_from(part.data);
         if memmem::find(body, b"\"usage\":{").is_some() {
             return self.chunk_with_usage(part, &found, out, seen);
         }
@@ -326,18 +323,15 @@ impl Reader {
                 }
                 true
             }
-            Some(b"message_start") => match usage::of_message_start(part.data) {
-                Some(prompt) => self.tally.prompt(0, prompt),
-                None => false,
-            },
-            Some(b"message_delta") => match usage::of_message_delta(part.data) {
-                Some(output) => {
-                    seen.terminal = true;
-                    self.tally.output(0, output);
-                    true
-                }
-                None => false,
-            },
+            Some(b"message_start") => {
+                usage::of_message_start(part.data).is_some_and(|prompt| self.tally.prompt(0, prompt))
+            }
+            Some(b"message_delta") => {
+                let output = usage::of_message_delta(part.data);
+                output.into_iter().for_each(|output| self.tally.output(0, output));
+                seen.terminal |= output.is_some();
+                output.is_some()
+            }
             Some(b"message_stop") => {
                 seen.terminal = true;
                 true
