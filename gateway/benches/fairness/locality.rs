@@ -42,8 +42,8 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     let settings = [("0", "[queue]\nlocality_slack = 0"), ("1000", "[queue]\nlocality_slack = 1000"), ("default", "")];
     print("llama-server's | locality |        | cached prompt | time to first token");
     print("host cache     | slack    |  turns | tokens        |   p50 s    p95 s    p99 s    max s");
-    // A conversation takes 10 to 15 MiB: half of them fit, or all. (Without any, nothing is ever found again: a slot is
-    // given to the next one before the turn that it is warm for has come.)
+    // A conversation takes an estimated 10 to 15 MiB: about half of them fit, or all. (With no host cache 1 % was cached
+    // with any slack; probably because a slot goes to the next one before the turn that it is warm for has come.)
     for (cache, args) in [("64 MiB", &["--cache-ram", "64"][..]), ("default", &[])] {
         let engine = Engine::start(Options::speaking().slots(2).args(args));
         let mut sums = [Sum::default(), Sum::default(), Sum::default()];
