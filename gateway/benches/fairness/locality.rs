@@ -39,7 +39,7 @@ struct Sum {
 /// Measures and reports. Nothing must hold: it shows what there is to choose from.
 pub(crate) fn measure(plan: &Plan) -> bool {
     // None, about one cold prompt of these, and the default.
-    let settings = [("0", "[queue]\nlocality_slack = 0"), ("1000", "[queue]\nlocality_slack = 1000"), ("default", "")];
+    let settings = [("0", "[queue]\nlocality_slack = 0"), ("default", ""), ("4096", "[queue]\nlocality_slack = 4096")];
     print("llama-server's | locality |        | cached prompt | time to first token");
     print("host cache     | slack    |  turns | tokens        |   p50 s    p95 s    p99 s    max s");
     // A conversation takes an estimated 10 to 15 MiB: about half of them fit, or all. (With no host cache 1 % was cached
