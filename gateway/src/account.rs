@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Reason, Rejection};
-use crate::ledger::{Charge, Closing, Count, Ending, Outcome, Progress, Subject};
+use crate::ledger::{Charge, Closing, Count, CountedBy, Ending, Outcome, Progress, Subject};
+use crate::limit::Reservation;
 use crate::metrics::Metrics;
+use crate::queue::Speed;
+use crate::retries::Live;
 use crate::server::{Client, Drain, Phase};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
@@ -49,48 +52,67 @@ impl Answered {
     }
 }
 
+/// What an account begins with.
+pub struct Opening {
+    /// Its room in the ledger.
+    pub charge: Charge,
+    /// Whose request it is, and of what.
+    pub subject: Subject,
+    /// Its place among the concurrent requests, and its tokens.
+    pub reservation: Reservation,
+    /// Its place among the requests that a retry may replace.
+    pub live: Live,
+    /// Its connection.
+    pub client: Arc<Client>,
+    /// When its head had been read.
+    pub arrived: Instant,
+}
+
 /// One request's account.
 pub struct Account {
     /// `None` once it is settled.
     charge: Option<Charge>,
     progress: Option<Arc<Progress>>,
+    reservation: Reservation,
     subject: Subject,
     client: Arc<Client>,
     books: Books,
     arrived: Instant,
     dispatched: Option<Moment>,
+    asked: Option<Instant>,
     first_token: Option<Moment>,
     last_output: Instant,
     count: Count,
     answered: Answered,
+    /// The last field: when it is dropped, everything else has been given back.
+    live: Live,
 }
 
 impl Account {
-    /// Begins the account of an admitted request that arrived at `arrived`.
-    pub fn begin(charge: Charge, subject: Subject, arrived: Instant, client: Arc<Client>, books: Books) -> Self {
+    /// Begins the account of an admitted request.
+    pub fn begin(opening: Opening, books: Books) -> Self {
+        let Opening { charge, subject, reservation, live, client, arrived } = opening;
         Self {
             charge: Some(charge),
             progress: None,
+            reservation,
             subject,
             client,
             books,
             arrived,
             dispatched: None,
+            asked: None,
             first_token: None,
             last_output: arrived,
             count: Count::default(),
             answered: Answered::default(),
+            live,
         }
     }
 
     /// The id that the client sees as `x-request-id`.
     pub fn request_id(&self) -> &str {
         &self.subject.request_id
-    }
-
-    /// The request has waited for a slot, with or without getting one.
-    pub fn waited(&self, wait: Duration) {
-        self.books.metrics.queue_wait_seconds.observe(wait.as_secs_f64());
     }
 
     /// The request has its slot. When this returns, its row is durable: only then may llama-server be asked.
@@ -107,9 +129,9 @@ impl Account {
         Ok(())
     }
 
-    /// Whose request it is.
-    pub fn tenant(&self) -> Arc<str> {
-        self.subject.tenant.clone()
+    /// llama-server is asked now. Where it could not be reached and is asked again, the last time counts.
+    pub fn asked(&mut self) {
+        self.asked = Some(Instant::now());
     }
 
     /// The model that answers.
@@ -122,14 +144,25 @@ impl Account {
         self.charge.is_none()
     }
 
+    /// Cancelled when the client has sent the request again, which takes the place of this one.
+    pub fn replaced(&self) -> CancellationToken {
+        self.live.replaced()
+    }
+
     /// To be set when the client is sent its 200 before the account is settled.
     pub fn answered(&self) -> Answered {
         self.answered.clone()
     }
 
-    /// llama-server gave output; `count` is what it comes to so far.
-    pub fn output(&mut self, count: Count, now: Instant) {
-        self.counted(count);
+    /// Seconds since 1970.
+    pub fn seconds(&self) -> i64 {
+        self.books.clock.now().as_second()
+    }
+
+    /// llama-server gave output; `count` is what it comes to so far. `false`: the request is to end here, because its
+    /// quota is used up.
+    pub fn output(&mut self, count: Count, now: Instant) -> bool {
+        let goes_on = self.counted(count);
         if self.first_token.is_none() {
             let moment = self.moment();
             self.first_token = Some(moment);
@@ -143,6 +176,20 @@ impl Account {
             self.books.metrics.inter_token_latency_seconds.observe(now.duration_since(self.last_output).as_secs_f64());
         }
         self.last_output = now;
+        goes_on
+    }
+
+    /// How fast llama-server was by the gateway's own clock, for replies that do not say it themselves; `None` where
+    /// the tokens were not counted exactly. Output is counted from the first token on, as llama-server does it.
+    pub fn speed(&self) -> Option<Speed> {
+        let (asked, first) = (self.asked?, self.first_token?.instant);
+        let milliseconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
+        (self.count.by == CountedBy::Usage).then(|| Speed {
+            prompt_tokens: self.count.prompt.saturating_sub(self.count.cached),
+            prompt_ms: milliseconds(asked, first),
+            output_tokens: self.count.completion.saturating_sub(1),
+            output_ms: milliseconds(first, self.last_output),
+        })
     }
 
     /// Events of llama-server that the meter could not read.
@@ -150,12 +197,21 @@ impl Account {
         self.books.metrics.stream_unreadable_events_total.inc_by(events);
     }
 
-    /// The tokens so far, without any being new to the client.
-    pub fn counted(&mut self, count: Count) {
+    /// The tokens so far, without any being new to the client. `false`: as for [`output`](Self::output).
+    pub fn counted(&mut self, count: Count) -> bool {
+        if self.is_settled() {
+            return true;
+        }
         self.count = count;
         if let Some(progress) = &self.progress {
             progress.record(&count);
         }
+        self.reservation.used(count.total())
+    }
+
+    /// The tokens that were told last.
+    pub fn count(&self) -> Count {
+        self.count
     }
 
     /// Settles the account; the future is ready once the row is durable. `None` if it was settled before.
@@ -182,6 +238,18 @@ impl Account {
             first_token: self.first_token.map(|moment| moment.timestamp),
             ended: self.books.clock.now(),
         };
+        let failed = matches!(ending, Ending::Failed(_) | Ending::Drained);
+        let invalid = ending == Ending::Failed(Reason::InvalidRequest);
+        if self.dispatched.is_none() && failed && !invalid {
+            self.reservation.give_back();
+        } else {
+            self.reservation.settle(self.count.total());
+        }
+        self.live.ended(match ending {
+            Ending::Complete | Ending::Cut => false,
+            Ending::Failed(reason) => reason.may_be_retried(),
+            Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted | Ending::Drained => true,
+        });
         self.observe(ending);
         self.log(&outcome, operator);
         Some(charge.close(outcome))
@@ -193,7 +261,7 @@ impl Account {
             return 200;
         }
         match ending {
-            Ending::Complete => 200,
+            Ending::Complete | Ending::Cut => 200,
             Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted => CLIENT_CLOSED_REQUEST,
             Ending::Drained => Reason::Draining.status().as_u16(),
             Ending::Failed(reason) => reason.status().as_u16(),

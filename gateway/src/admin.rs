@@ -10,6 +10,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 
 use crate::app::App;
+use crate::metrics::{Metrics, raise};
 use crate::upstream::State as ReplicaState;
 
 /// The routes of the admin listener.
@@ -28,7 +29,10 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     } else if !app.ledger.health().healthy {
         Err("the ledger cannot be written".to_owned())
     } else {
-        app.ready().map_err(|rejection| rejection.reason.label().to_owned())
+        app.ready().map_err(|rejection| match rejection.operator {
+            Some(why) => format!("{}: {why}", rejection.reason.label()),
+            None => rejection.reason.label().to_owned(),
+        })
     };
     match state {
         Ok(()) => (StatusCode::OK, "ready\n").into_response(),
@@ -37,19 +41,22 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    refresh(&app);
-    match app.metrics.render() {
+    match app.metrics.scrape(|metrics| refresh(&app, metrics)) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
 /// Gauges that mirror the state of a room are read when somebody asks.
-fn refresh(app: &App) {
-    let metrics = &app.metrics;
-    metrics.queue_depth.set(app.queue.depth() as i64);
+fn refresh(app: &App, metrics: &Metrics) {
+    app.queue.observe();
     for replica in app.upstream.snapshot() {
         let ready = replica.state == ReplicaState::Ready;
+        for state in ReplicaState::ALL {
+            let is = metrics.upstream_state.with_label_values(&[&*replica.address, state.label()]);
+            is.set(i64::from(state == replica.state));
+        }
+        metrics.upstream_foreign_requests.with_label_values(&[&*replica.address]).set(i64::from(replica.foreign));
         metrics.upstream_ready.with_label_values(&[&*replica.address]).set(i64::from(ready));
         let total = replica.facts.filter(|_| ready).map_or(0, |facts| facts.total_slots);
         metrics.slots_total.with_label_values(&[&*replica.address]).set(i64::from(total));
@@ -57,11 +64,13 @@ fn refresh(app: &App) {
         let busy = load.map_or(0, |load| load.in_flight);
         metrics.slots_busy.with_label_values(&[&*replica.address]).set(i64::from(busy));
     }
+    app.limits.observe(metrics);
+    raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
     metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
-    metrics.raise(&metrics.ledger_failures_total, health.failures);
-    metrics.raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
-    metrics.raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
+    raise(&metrics.ledger_failures_total, health.failures);
+    raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
+    raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

@@ -1,29 +1,28 @@
 //! What all requests share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::response::Response;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::account::Books;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::count::Counter;
 use crate::error::{Dialect, Reason, Rejection};
 use crate::ledger::Ledger;
+use crate::limit::Limits;
 use crate::metrics::Metrics;
+use crate::policy::Policies;
 use crate::queue::Queue;
+use crate::retries::Retries;
 use crate::server::{Counts, Drain};
-use crate::stream::Expired;
+use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::upstream::{Readiness, Upstream};
-
-/// When to come back, where nothing better is known.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Loading a model takes longer than that, but it may have begun long ago.
-const RETRY_AFTER_LOADING: Duration = Duration::from_secs(10);
 
 /// The name in the ledger for the model of a llama-server that has not told its own yet.
 const UNKNOWN_MODEL: &str = "unknown";
@@ -36,10 +35,18 @@ pub struct App {
     pub clock: Clock,
     /// Knows the API keys.
     pub authenticator: Authenticator,
+    /// What callers may use.
+    pub policies: Policies,
+    /// What callers may still use.
+    pub limits: Limits,
+    /// Counts prompts.
+    pub counter: Counter,
     /// Bounds on request fields.
     pub bounds: Bounds,
     /// Who waits for which slot.
     pub queue: Queue,
+    /// Which requests a retry may replace.
+    pub retries: Retries,
     /// The llama-server replicas.
     pub upstream: Arc<Upstream>,
     /// The record of every request.
@@ -82,10 +89,9 @@ impl App {
         Books { clock: self.clock.clone(), metrics: self.metrics.clone(), drain: self.drain.clone() }
     }
 
-    /// Comes true when the drain grace is over.
-    pub fn drain_expired(&self) -> Expired {
-        let drain = self.drain.clone();
-        Box::pin(async move { drain.expired().await })
+    /// Comes true when a request must end before its answer does.
+    pub fn ended(&self, replaced: CancellationToken) -> Ended {
+        ended(self.drain.clone(), replaced)
     }
 
     /// The name under which a request for the model `asked` is accounted.
@@ -132,8 +138,10 @@ impl App {
     pub fn ready(&self) -> Result<(), Rejection> {
         match self.upstream.readiness() {
             Readiness::Ready => Ok(()),
-            Readiness::Loading => Err(Rejection::model_loading().retry_after(RETRY_AFTER_LOADING)),
-            Readiness::Unreachable => Err(Rejection::backend_unavailable().retry_after(RETRY_AFTER)),
+            Readiness::Loading => Err(Rejection::model_loading()),
+            Readiness::Wedged => Err(Rejection::backend_unavailable()
+                .operator("llama-server answers, but its slots are stuck\n  hint: restart it if this does not pass")),
+            Readiness::Unreachable => Err(Rejection::backend_unavailable()),
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
-use crate::auth::{self, Keys, Revoked};
+use crate::auth::{self, Keys, Revoked, Wanted};
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
 use crate::ledger::render::{self, Format};
@@ -79,6 +79,9 @@ enum KeysCommand {
         /// A note for people
         #[arg(long, value_name = "L", default_value = "")]
         label: String,
+        /// The key's own policy, one of the configuration file; without it, as the file says for the tenant
+        #[arg(long, value_name = "P")]
+        policy: Option<String>,
         /// How long the key is valid, such as 90d; without it, until it is revoked
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
@@ -164,17 +167,26 @@ fn begin_logging(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
+fn configuration(data: &DataDirectory) -> anyhow::Result<Config> {
     let overrides = Overrides { data_dir: data.data_dir.clone(), ..Overrides::default() };
-    Ok(load(data.config.as_deref(), &overrides)?.server.data_dir)
+    load(data.config.as_deref(), &overrides)
+}
+
+fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
+    Ok(configuration(data)?.server.data_dir)
 }
 
 fn keys(command: KeysCommand) -> anyhow::Result<()> {
     let now = Clock::system().now();
     match command {
-        KeysCommand::Create { tenant, label, expires, data } => {
+        KeysCommand::Create { tenant, label, policy, expires, data } => {
+            let config = configuration(&data)?;
+            if let Some(policy) = &policy {
+                config.check_policy(policy)?;
+            }
             let expires = expires.map(|span| auth::parse_expiry(&span, now)).transpose()?;
-            let key = Keys::open(&data_directory(&data)?)?.create(&tenant, &label, expires, now)?;
+            let wanted = Wanted { tenant: &tenant, label: &label, policy: policy.as_deref(), expires };
+            let key = Keys::open(&config.server.data_dir)?.create(&wanted, now)?;
             say(key.expose())
         }
         KeysCommand::List { data } => {

@@ -3,8 +3,10 @@
 //! `config.default.toml` holds every key with its default and its meaning; it is the lowest layer. A file, the
 //! environment and command-line flags go on top of it, in this order.
 
+mod check;
 #[cfg(test)]
 mod document;
+mod keys;
 mod layers;
 
 use std::collections::BTreeMap;
@@ -28,14 +30,33 @@ pub struct Config {
     pub models: Models,
     /// Bounds on what a request may ask for.
     pub requests: Requests,
-    /// The queue for slots.
+    /// The order in which requests get slots.
     pub queue: Queue,
-    /// The four clocks of a request, and keep-alive.
+    /// What tenants and keys may use, by the policy's name. Each is complete: what a file does not say of one is
+    /// taken from `default`, which is always there.
+    pub policies: BTreeMap<String, Policy>,
+    /// The policies of tenants that do not have the default one, by the tenant's name.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// The clocks of a request, and keep-alive.
     pub timeouts: Timeouts,
     /// Keys and usage.
     pub ledger: Ledger,
     /// Log lines.
     pub log: Log,
+}
+
+impl Config {
+    /// Says whether there is a policy of this name.
+    ///
+    /// # Errors
+    /// There is none; the nearest one is named.
+    pub fn check_policy(&self, name: &str) -> Result<(), ConfigError> {
+        if self.policies.contains_key(name) {
+            return Ok(());
+        }
+        let what = check::no_such("policy", name, self.policies.keys());
+        Err(ConfigError::new("configuration", format!("{what} Policies are those of the file given by --config.")))
+    }
 }
 
 /// Listeners and their limits.
@@ -76,7 +97,7 @@ pub struct Server {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Base URLs, `http://host:port`.
+    /// Base URLs, `http://host:port`; `dns://host:port` stands for every address of the name.
     pub urls: Vec<String>,
     /// File with the API key that llama-server was started with; empty: none.
     pub api_key_file: PathBuf,
@@ -89,6 +110,15 @@ pub struct Upstream {
     /// Time that a probe may take.
     #[serde(with = "duration")]
     pub probe_timeout: Duration,
+    /// Pause between two looks at a replica's slots.
+    #[serde(with = "duration")]
+    pub inspect_interval: Duration,
+    /// A slot that is busy without progress for this long makes its replica wedged.
+    #[serde(with = "duration")]
+    pub wedged_after: Duration,
+    /// Pause between two look-ups of `dns://` names.
+    #[serde(with = "duration")]
+    pub resolve_interval: Duration,
 }
 
 /// Names under which the model is served.
@@ -103,33 +133,114 @@ pub struct Models {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requests {
-    /// Output tokens at most, for each choice; also the cap of a request that names none.
+    /// Output tokens at most, for each choice.
     pub max_output_tokens: u32,
     /// Nesting of a JSON body at most.
     pub max_json_depth: usize,
+    /// White space is sent to clients that wait for an answer in one piece.
+    pub white_space_keep_alive: bool,
     /// Fields to pass on besides those of the built-in list, by surface label.
     pub extra_fields: BTreeMap<String, Vec<String>>,
 }
 
-/// The queue for slots.
+/// In which order requests get slots.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Start-time fair queueing over classes, then tenants.
+    Fair,
+    /// By arrival alone.
+    FirstCome,
+}
+
+/// The order in which requests get slots.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Queue {
-    /// Requests that wait for a slot at most.
-    pub max_waiting: usize,
+    /// The order.
+    pub order: Order,
+    /// Classes that go before all others, the first one first.
+    pub strict_classes: Vec<String>,
+    /// How far a warm prompt may go before its turn, in units of work (one is an uncached prompt token).
+    pub locality_slack: u32,
+    /// How many times in a row the one whose turn it is may be passed over for a warm prompt.
+    pub locality_passes: u32,
+    /// The classes and their weights.
+    pub classes: BTreeMap<String, u32>,
 }
 
-/// The four clocks of a request, and keep-alive.
+/// What a tenant, or one key, may use. A limit of 0 is none.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Requests a minute.
+    pub requests_per_minute: u32,
+    /// Tokens a minute, prompt and output.
+    pub tokens_per_minute: u64,
+    /// Tokens a day (UTC).
+    pub tokens_per_day: u64,
+    /// Tokens a calendar month (UTC).
+    pub tokens_per_month: u64,
+    /// Running answers end where a quota ends.
+    pub cut_at_quota: bool,
+    /// Requests at once, waiting ones included.
+    pub concurrent_requests: u32,
+    /// Requests that wait for a slot at once.
+    pub queued_requests: u32,
+    /// Slots in use at once.
+    pub slots: u32,
+    /// The longest wait for a slot.
+    #[serde(with = "duration")]
+    pub max_queue_wait: Duration,
+    /// The class of the requests. `None`, where the policy names none: for a key the class of its tenant, for a
+    /// tenant that of the default policy.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// The tenant's share within its class.
+    pub weight: u32,
+    /// Output cap of a request that names none.
+    pub default_output_tokens: u32,
+    /// Prompts share no cached state with those of other tenants.
+    pub private_cache: bool,
+}
+
+/// The policies of one tenant.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// Of the tenant as a whole.
+    #[serde(default = "Tenant::default_policy")]
+    pub policy: String,
+    /// Of each of its keys alone.
+    pub key_policy: Option<String>,
+}
+
+impl Tenant {
+    fn default_policy() -> String {
+        DEFAULT_POLICY.to_owned()
+    }
+}
+
+/// The policy of tenants that are not configured.
+pub const DEFAULT_POLICY: &str = "default";
+
+const MAX_NAME_CHARS: usize = 64;
+
+/// Whether a tenant, a policy or a class may be called that: names become metric labels and cells of tables, so their
+/// alphabet is small.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_NAME_CHARS).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// The clocks of a request, and keep-alive.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
-    /// Waiting for a slot.
-    #[serde(with = "duration")]
-    pub queue: Duration,
     /// From dispatch to the first token, for a short prompt.
     #[serde(with = "duration")]
     pub first_token: Duration,
-    /// Added to the first-token clock for each 1,000 tokens of prompt (estimated from its bytes).
+    /// Added to the first-token clock for each 1,000 tokens of prompt.
     #[serde(with = "duration")]
     pub first_token_per_1000: Duration,
     /// Between two tokens.
@@ -144,6 +255,9 @@ pub struct Timeouts {
     /// A comment line is sent when a stream was silent for this long.
     #[serde(with = "duration")]
     pub keep_alive: Duration,
+    /// How often a waiting stream is told its position.
+    #[serde(with = "duration")]
+    pub queue_update: Duration,
 }
 
 /// Keys and usage.

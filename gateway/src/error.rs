@@ -10,8 +10,17 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-/// When to come back to a gateway that is shutting down.
+mod retry;
+#[cfg(test)]
+mod tests;
+
+/// When to come back to a gateway that is shutting down: another one may be there by then. Nothing predicts it.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// When to come back to a llama-server that is gone. Nothing foretells when it will be back; it is looked for all the
+/// time.
+const GONE_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Loading a model takes longer than that, but it may have begun long ago. llama-server does not say how far it is.
+const LOADING_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Whose error shape a client expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +75,20 @@ pub enum Reason {
     UnsupportedEncoding,
     /// llama-server was started without this capability (embeddings, rerank).
     NotSupported,
+    /// More requests a minute than the policy allows.
+    RequestRate,
+    /// More tokens a minute than the policy allows.
+    TokenRate,
+    /// More requests at once than the policy allows.
+    Concurrency,
+    /// The tokens of the day or the month are used up.
+    QuotaExceeded,
     /// As many requests wait for a slot as may wait.
     QueueFull,
+    /// A slot would not become free within the time that the client or the policy gives it.
+    WaitTooLong,
+    /// The client sent the same request again, which took the place of this one.
+    Replaced,
     /// No slot became free within the queue deadline.
     QueueTimeout,
     /// llama-server gave no token within the first-token deadline.
@@ -104,7 +125,13 @@ impl Reason {
             Self::RequestTooLarge => "request_too_large",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::NotSupported => "not_supported",
+            Self::RequestRate => "request_rate",
+            Self::TokenRate => "token_rate",
+            Self::Concurrency => "concurrency",
+            Self::QuotaExceeded => "insufficient_quota",
             Self::QueueFull => "queue_full",
+            Self::WaitTooLong => "wait_too_long",
+            Self::Replaced => "replaced",
             Self::QueueTimeout => "queue_timeout",
             Self::FirstTokenTimeout => "first_token_timeout",
             Self::StreamIdleTimeout => "stream_idle_timeout",
@@ -129,7 +156,13 @@ impl Reason {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestRate
+            | Self::TokenRate
+            | Self::Concurrency
+            | Self::QuotaExceeded
+            | Self::QueueFull
+            | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
+            Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
             | Self::BackendUnavailable
             | Self::ModelLoading
@@ -141,8 +174,46 @@ impl Reason {
         }
     }
 
+    /// Whether the same request may succeed later. Official clients retry each 408, 409, 429 and 5xx unless told not
+    /// to.
+    pub fn may_be_retried(self) -> bool {
+        match self {
+            Self::InvalidRequest
+            | Self::ContextLengthExceeded
+            | Self::InvalidApiKey
+            | Self::ModelNotFound
+            | Self::UnknownUrl
+            | Self::MethodNotAllowed
+            | Self::RequestTooLarge
+            | Self::UnsupportedEncoding
+            | Self::NotSupported
+            | Self::QuotaExceeded
+            // Its successor is being served.
+            | Self::Replaced
+            // It would take as long again.
+            | Self::TotalTimeout => false,
+            Self::RequestTimeout
+            | Self::RequestRate
+            | Self::TokenRate
+            | Self::Concurrency
+            | Self::QueueFull
+            | Self::WaitTooLong
+            | Self::QueueTimeout
+            | Self::FirstTokenTimeout
+            | Self::StreamIdleTimeout
+            | Self::BackendUnavailable
+            | Self::ModelLoading
+            | Self::BackendError
+            | Self::LedgerUnavailable
+            | Self::Draining
+            | Self::Internal => true,
+        }
+    }
+
     fn openai_type(self) -> &'static str {
         match self.status() {
+            _ if self == Self::QuotaExceeded => "insufficient_quota",
+            _ if self == Self::TokenRate => "tokens",
             StatusCode::TOO_MANY_REQUESTS => "requests",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -151,16 +222,22 @@ impl Reason {
 
     /// The OpenAI `code`; plain invalid requests have none.
     fn openai_code(self) -> Option<&'static str> {
-        (self != Self::InvalidRequest).then(|| self.label())
+        match self {
+            Self::InvalidRequest => None,
+            Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            _ => Some(self.label()),
+        }
     }
 
     fn anthropic_type(self) -> &'static str {
         match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::CONFLICT => "conflict_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "api_error",
             _ => "invalid_request_error",
         }
@@ -179,7 +256,7 @@ pub struct Rejection {
     pub param: Option<String>,
     /// What the operator is told, in the log only.
     pub operator: Option<String>,
-    /// When a retry makes sense.
+    /// After which time a retry makes sense: the true time, as far as it can be foreseen.
     pub retry_after: Option<Duration>,
 }
 
@@ -199,14 +276,24 @@ impl Rejection {
         Self::new(Reason::Draining, "The gateway is shutting down.").retry_after(DRAINING_RETRY_AFTER)
     }
 
+    /// The client sent the same request again.
+    pub fn replaced() -> Self {
+        Self::new(Reason::Replaced, "The same request came again and took the place of this one.")
+    }
+
     /// No llama-server is ready, but one is loading its model.
     pub fn model_loading() -> Self {
-        Self::new(Reason::ModelLoading, "The model is still loading.")
+        Self::new(Reason::ModelLoading, "The model is still loading.").retry_after(LOADING_RETRY_AFTER)
     }
 
     /// No llama-server can be reached.
     pub fn backend_unavailable() -> Self {
-        Self::new(Reason::BackendUnavailable, "The model server cannot be reached.")
+        Self::new(Reason::BackendUnavailable, "The model server cannot be reached.").retry_after(GONE_RETRY_AFTER)
+    }
+
+    /// A llama-server was lost before its answer began.
+    pub fn unanswered() -> Self {
+        Self::new(Reason::BackendError, "The model server failed to answer the request.").retry_after(GONE_RETRY_AFTER)
     }
 
     /// Adds what only the operator may read.
@@ -260,10 +347,7 @@ impl Rejection {
             // The next request is to find another gateway.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(after) = self.retry_after {
-            // Whole seconds, at least one: a client must never be told to come back at once.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
-        }
+        retry::tell(self, request_id, headers);
         response
     }
 }

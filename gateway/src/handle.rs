@@ -1,6 +1,7 @@
 //! One request, top to bottom.
 //!
-//! `Arrival -> Ask -> Account -> Queued -> Running -> answer`: each step takes what the step before gave.
+//! `Arrival -> Entered -> Begun -> Queued -> Running -> answer`: each step takes what the step before gave. The first
+//! three are in `admit.rs` and `enqueue.rs`, the fourth in `dispatch.rs`.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -9,23 +10,24 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::account::Account;
+use crate::admit::{begin, enter};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::dispatch::{Queued, dispatch, queue, unsent};
-use crate::error::{Reason, Rejection};
-use crate::ledger::{Ending, Subject};
+use crate::dispatch::{dispatch, unsent};
+use crate::enqueue::{Queued, enqueue};
+use crate::error::Rejection;
+use crate::ledger::Ending;
+use crate::patience::Patience;
+use crate::policy::Terms;
 use crate::server::Client;
 use crate::stream::body::{StreamBody, Surroundings};
-use crate::stream::clocks::Clocks;
 use crate::stream::meter::Meter;
+use crate::stream::white_space::{Answering, WhiteSpaceBody};
 use crate::stream::whole::whole;
-use crate::surface::{Ask, Surface, fields};
+use crate::surface::{Ask, Surface};
 use crate::upstream::errors;
 
 /// A request that has passed the gate: who asks, on which connection, since when.
@@ -33,6 +35,10 @@ use crate::upstream::errors;
 pub struct Arrival {
     /// Who asks.
     pub caller: Caller,
+    /// What it may use.
+    pub terms: Terms,
+    /// How long it will wait.
+    pub patience: Patience,
     /// The `x-request-id` of the answer.
     pub request_id: Arc<str>,
     /// The client's connection.
@@ -43,6 +49,11 @@ pub struct Arrival {
     pub timestamp: Timestamp,
 }
 
+const JSON: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+/// nginx and its kin would hold back what is sent piece by piece.
+const NO_BUFFERING: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
 /// Answers a request.
 pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Body) -> Response {
     let dialect = surface.dialect();
@@ -51,109 +62,109 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
         app.refuse(dialect, &arrival.request_id, &rejection)
     };
-    let (ask, model) = match understand(app, surface, body).await {
-        Ok(understood) => understood,
+    let entered = match enter(app, surface, body, &arrival).await {
+        Ok(entered) => entered,
         Err(rejection) => return refuse(rejection),
     };
     if !surface.takes_slot() {
-        return direct(app, &ask, &arrival).await.unwrap_or_else(refuse);
+        let answered = direct(app, &entered.ask, &arrival).await;
+        entered.live.ended(answered.as_ref().is_err_and(|rejection| rejection.reason.may_be_retried()));
+        return answered.unwrap_or_else(refuse);
     }
-    let account = match begin(app, surface, model, &arrival) {
-        Ok(account) => account,
+    let begun = match begin(app, entered, &arrival).await {
+        Ok(begun) => begun,
         Err(rejection) => return refuse(rejection),
     };
     // From here on the account tells of every ending.
-    let answered = match queue(app, ask, account, arrival.at) {
-        Ok(queued) if queued.ask.stream => streamed(app, queued, &arrival).await,
-        Ok(queued) => one_piece(app, queued).await,
-        Err(rejection) => Err(rejection),
+    let failed = |rejection: Rejection| rejection.response(dialect, &arrival.request_id);
+    let queued = match enqueue(app, begun, &arrival) {
+        Ok(queued) => queued,
+        Err(rejection) => return failed(rejection),
     };
-    answered.unwrap_or_else(|rejection| rejection.response(dialect, &arrival.request_id))
-}
-
-/// What the request asks for, if it may, and of which model.
-async fn understand(app: &App, surface: Surface, body: Body) -> Result<(Ask, Arc<str>), Rejection> {
-    let body = read(app, body).await?;
-    let ask = fields::read(surface, &body, &app.bounds)?;
-    let model = app.model(ask.model.as_deref())?;
-    app.ready()?;
-    Ok((ask, model))
-}
-
-/// The whole body is read before anything is waited for: a client that leaves is noticed at once then.
-async fn read(app: &App, body: Body) -> Result<Bytes, Rejection> {
-    let server = &app.config.server;
-    let too_large = || {
-        let limit = server.max_body_bytes;
-        Rejection::new(Reason::RequestTooLarge, format!("The body is larger than {limit} bytes."))
-    };
-    if body.size_hint().lower() > server.max_body_bytes as u64 {
-        return Err(too_large());
-    }
-    match timeout(server.body_timeout, Limited::new(body, server.max_body_bytes).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => {
-            let rejection = Rejection::new(Reason::InvalidRequest, "The body could not be read.");
-            Err(rejection.operator(error.to_string()))
-        }
-        Err(_elapsed) => Err(Rejection::new(Reason::RequestTimeout, "The body did not arrive in time.")),
-    }
-}
-
-/// Begins the request's account.
-fn begin(app: &App, surface: Surface, model: Arc<str>, arrival: &Arrival) -> Result<Account, Rejection> {
-    let subject = Subject {
-        request_id: arrival.request_id.clone(),
-        tenant: arrival.caller.tenant.clone(),
-        key_id: arrival.caller.key_id.clone(),
-        model,
-        surface,
-        arrived: arrival.timestamp,
-    };
-    let charge = app.ledger.admit(subject.clone())?;
-    Ok(Account::begin(charge, subject, arrival.at, arrival.client.clone(), app.books()))
-}
-
-/// Answers in one piece.
-async fn one_piece(app: &App, queued: Queued) -> Result<Response, Rejection> {
-    // What llama-server gets is not needed for the reply, and is not kept until it has come.
-    let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
-    let running = dispatch(app, queued).await?;
-    let reply = whole(running, &ask, app.drain_expired()).await?;
-    Ok(json(reply))
+    let wait = queued.wait.clone();
+    let answered =
+        if queued.ask.stream { streamed(app, queued, &arrival).await } else { one_piece(app, queued, &arrival).await };
+    let mut response = answered.unwrap_or_else(failed);
+    wait.tell(response.headers_mut());
+    response
 }
 
 /// Answers with a stream. Its 200 is held back for a moment, so that what fails early is a plain reply; then it
 /// goes out even while the request still waits, and the body keeps the client company.
 async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
-    let meter = Meter::new(&queued.ask);
+    let meter = meter(&queued, arrival);
+    let (timeouts, patience) = (&app.config.timeouts, &arrival.patience);
     let around = Surroundings {
         dialect: queued.ask.surface.dialect(),
         request_id: arrival.request_id.clone(),
-        answered: queued.answered(),
-        drain_expired: app.drain_expired(),
+        answered: queued.account.answered(),
+        ended: app.ended(queued.account.replaced()),
+        view: queued.waiting.view(),
+        queue_update: patience.pause(timeouts.queue_update),
+        keep_alive: patience.pause(timeouts.keep_alive),
         metrics: app.metrics.clone(),
     };
     let opening = {
         let app = app.clone();
         Box::pin(async move { dispatch(&app, queued).await })
     };
-    let mut body = StreamBody::new(opening, meter, Clocks::new(Some(app.config.timeouts.keep_alive)), around);
-    if let Ok(opened) = timeout(app.config.timeouts.early_open, poll_fn(|context| body.poll_open(context))).await {
+    let mut body = StreamBody::new(opening, meter, around);
+    let early_open = patience.pause(timeouts.early_open);
+    if let Ok(opened) = timeout(early_open, poll_fn(|context| body.poll_open(context))).await {
         opened?;
     }
     body.answered();
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        // nginx and its kin would hold tokens back otherwise.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        NO_BUFFERING,
     ];
     Ok((headers, Body::new(body)).into_response())
 }
 
-/// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no entry.
+/// Answers in one piece. If that is configured, its 200 is held back for a moment only, like that of a stream, and
+/// white space keeps the client company.
+async fn one_piece(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<Response, Rejection> {
+    let (answered, dialect) = (queued.account.answered(), queued.ask.surface.dialect());
+    let (timeouts, patience) = (&app.config.timeouts, &arrival.patience);
+    let mut answering = answering(app, queued, arrival);
+    if !app.config.requests.white_space_keep_alive {
+        return Ok(json(answering.await?));
+    }
+    if let Ok(reply) = timeout(patience.pause(timeouts.early_open), &mut answering).await {
+        return Ok(json(reply?));
+    }
+    answered.set();
+    let keep_alive = patience.pause(timeouts.keep_alive);
+    let body = WhiteSpaceBody::new(answering, keep_alive, dialect, arrival.request_id.clone());
+    Ok(([JSON, NO_BUFFERING], Body::new(body)).into_response())
+}
+
+/// The reply of one piece to a request.
+fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
+    let (app, meter) = (app.clone(), meter(&queued, arrival));
+    Box::pin(async move {
+        // What llama-server gets is not needed for the reply, and is not kept until it has come.
+        let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
+        let ended = app.ended(queued.account.replaced());
+        let running = dispatch(&app, queued).await?;
+        whole(running, &ask, meter, ended).await
+    })
+}
+
+/// What counts the tokens of a reply.
+fn meter(queued: &Queued, arrival: &Arrival) -> Meter {
+    let mut meter = Meter::new(&queued.ask);
+    if queued.counted.exact {
+        meter.admitted(queued.counted.tokens);
+    }
+    if arrival.terms.may_be_cut() {
+        meter.watch();
+    }
+    meter
+}
+
+/// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no row.
 async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rejection> {
     let called = app.upstream.call(ask.surface.upstream_path(), ask.upstream_body.clone()).await;
     let (status, reply) = called.map_err(|error| unsent(&error))?;
@@ -175,5 +186,5 @@ async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rej
 }
 
 fn json(reply: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], reply).into_response()
+    ([JSON], reply).into_response()
 }

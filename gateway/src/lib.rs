@@ -1,29 +1,36 @@
 //! llama-gateway: an authenticating, metering, OpenAI-compatible gateway in front of `llama-server`.
 //!
-//! The modules stand in the order in which a request meets them; a module calls only those below it, and
-//! `config`, `error`, `metrics` and `clock`, which call nobody; only `server` lends its `Client` and `Drain` to those
-//! below. `docs/life-of-a-request.md` walks through them.
+//! The groups of modules stand so that a module calls only those of its own group and of groups below it. There are two
+//! exceptions: `server` lends its `Client` and `Drain` to those below, and the ledger names the `Surface` of a request.
+//! `docs/life-of-a-request.md` walks through the modules in the order in which a request meets them.
 
 pub mod cli;
 pub mod serve;
 pub mod server;
 
 pub mod admin;
+mod admit;
 pub mod app;
 mod dispatch;
+mod enqueue;
 pub mod handle;
+pub mod patience;
 pub mod routes;
 
-pub mod auth;
-pub mod surface;
-
-pub mod queue;
-pub mod upstream;
-
+pub mod account;
 pub mod stream;
 
-pub mod account;
+pub mod count;
+pub mod limit;
+pub mod retries;
+pub mod upstream;
+
+pub mod auth;
+pub mod policy;
+pub mod surface;
+
 pub mod ledger;
+pub mod queue;
 
 pub mod clock;
 pub mod config;

@@ -3,11 +3,13 @@
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
 //! models that are served. Nothing that a client sends becomes a label.
 
+use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
+use prometheus::core::{Atomic, GenericCounter};
 use prometheus::{
-    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A large model on one T4 prefills for minutes: first tokens are told apart up to half an hour.
@@ -17,6 +19,10 @@ const FIRST_TOKEN_BUCKETS: &[f64] =
 const GAP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Waiting starts at nothing and ends at the queue deadline.
 const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// Counting a prompt takes llama-server about a millisecond, and with a body of megabytes seconds.
+const COUNT_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Predictions are right within a factor of two, mostly.
+const RATIO_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 0.75, 1.0, 1.33, 2.0, 4.0, 10.0];
 /// Whole requests, up to the 30 minutes that a long answer of a slow model takes.
 const DURATION_BUCKETS: &[f64] =
     &[0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0];
@@ -26,7 +32,7 @@ macro_rules! metrics {
         /// All metrics of the gateway.
         pub struct Metrics {
             registry: Registry,
-            raising: Mutex<()>,
+            scraping: Mutex<()>,
             $( $(#[doc = $help])+ pub $name: $type, )+
         }
 
@@ -42,7 +48,7 @@ macro_rules! metrics {
                     let $name = build(Opts::new(stringify!($name), concat!($($help),+).trim()))?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                Ok(Self { registry, raising: Mutex::new(()), $($name),+ })
+                Ok(Self { registry, scraping: Mutex::new(()), $($name),+ })
             }
         }
     };
@@ -55,16 +61,64 @@ metrics! {
     refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);
     /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion.
     tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
-    /// Requests that wait for a slot now.
-    queue_depth: IntGauge = |opts| IntGauge::with_opts(opts);
-    /// Time from entering the queue to getting a slot or giving up, in seconds.
-    queue_wait_seconds: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()));
+    /// Requests that a limit of the tenant or of one of its keys refused, by limit.
+    limit_refusals_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "limit"]);
+    /// Tokens a minute of the tenant: the highest level of its bucket.
+    token_bucket_capacity: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant may use now: capacity + refilled - settled - open reservations. Below zero: a debt.
+    token_bucket_level: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that time has put into the tenant's bucket, less what it had put in for unused reservations.
+    token_bucket_refilled: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant's requests took out of the bucket for good.
+    token_bucket_settled: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens that the tenant's running requests hold.
+    token_reservations_open: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens settled in the tenant's bucket since the start, less those of its accounts (tokens_total). Anything but
+    /// zero that stays is a fault of the gateway.
+    token_bucket_drift: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
+    /// Tokens of the tenant's settled requests that arrived in this day or month (UTC), where it has a quota.
+    quota_used_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "period"]);
+    /// Prompts whose tokens were counted before admission, by how: exact (llama-server was asked), cached (it had been
+    /// asked before), estimate (from the size, because it could not be asked or did not answer in time).
+    prompt_counts_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["by"]);
+    /// Time that counting the tokens of a prompt took where the count was not cached, in seconds.
+    prompt_count_seconds: Histogram =
+        |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(COUNT_BUCKETS.into()));
+    /// Requests that wait for a slot now, by tenant and class.
+    queue_depth: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "class"]);
+    /// Time from entering the queue to getting a slot or giving up, in seconds, by tenant and class.
+    queue_wait_seconds: HistogramVec =
+        |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(WAIT_BUCKETS.into()), &["tenant", "class"]);
+    /// Requests that asked for a slot, by tenant, class and what came of it: dispatched, full, too_long, too_wide,
+    /// expired, left.
+    queue_tickets_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "class", "outcome"]);
+    /// How long a dispatched request waited, divided by what was predicted when it entered the queue.
+    queue_wait_ratio: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(RATIO_BUCKETS.into()));
+    /// Work that was done for each tenant, in units of cost: one prompt token that is not cached is one unit.
+    service_total: CounterVec = |opts| CounterVec::new(opts, &["tenant"]);
+    /// Largest distance in virtual time between two tenants of a class who have something to run, in units of cost by
+    /// weight.
+    virtual_time_spread: Gauge = |opts| Gauge::with_opts(opts);
+    /// Jain's index of what waiting tenants got over what was due to them in the last 5 minutes: 1 is fair.
+    fairness_jain_index: Gauge = |opts| Gauge::with_opts(opts);
+    /// Time during which a slot was free although a request could have run there, in seconds: must stay 0.
+    slots_idle_with_backlog_seconds_total: Counter = |opts| Counter::with_opts(opts);
+    /// Work that all slots together do in a second while they are busy, in units of cost; 0: not known yet.
+    service_rate: Gauge = |opts| Gauge::with_opts(opts);
+    /// What an output token costs, in prompt tokens, by llama-server's timings.
+    output_token_cost: Gauge = |opts| Gauge::with_opts(opts);
     /// Slots in use by this gateway, by replica.
     slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Slots that the replica announced, 0 while it is not ready.
     slots_total: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Whether the replica answers and has its model loaded: 1 or 0.
     upstream_ready: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// The state of the replica: 1 for one of ready, loading, down, wedged and leaving, 0 for the others.
+    upstream_state: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "state"]);
+    /// Requests that the replica works on, or keeps waiting, and that did not come through this gateway.
+    upstream_foreign_requests: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// Look-ups of dns:// names that gave no address.
+    upstream_lookup_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Time to first token (TTFT) as the client sees it: from the request's arrival, in seconds.
     time_to_first_token_seconds: HistogramVec =
         |opts| HistogramVec::new(HistogramOpts::from(opts).buckets(FIRST_TOKEN_BUCKETS.into()), &["surface"]);
@@ -93,19 +147,35 @@ metrics! {
 }
 
 impl Metrics {
-    /// Brings a counter up to what a room has counted by itself.
-    pub fn raise(&self, counter: &IntCounter, counted: u64) {
-        // Two scrapes at once would both add the difference.
-        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
-        counter.inc_by(counted.saturating_sub(counter.get()));
-    }
-
-    /// All metrics in the Prometheus text format.
+    /// Lets `refresh` set what mirrors the state of other rooms, then renders, one scrape after the other. The series of
+    /// replicas begin empty each time, so that none stays of one that is forgotten.
     ///
     /// # Errors
     /// When a metric cannot be encoded.
-    pub fn render(&self) -> Result<String, Error> {
+    pub fn scrape(&self, refresh: impl FnOnce(&Self)) -> Result<String, Error> {
+        let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        for series in [&self.slots_busy, &self.slots_total, &self.upstream_ready, &self.upstream_foreign_requests] {
+            series.reset();
+        }
+        self.upstream_state.reset();
+        refresh(self);
+        self.render()
+    }
+
+    fn render(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Brings a counter up to what a room has counted by itself. To be called within a [`Metrics::scrape`] only: two at once
+/// would both add the difference.
+pub fn raise<A: Atomic>(counter: &GenericCounter<A>, counted: A::T)
+where
+    A::T: PartialOrd + Sub<Output = A::T>,
+{
+    let shown = counter.get();
+    if counted > shown {
+        counter.inc_by(counted - shown);
     }
 }
 
@@ -116,9 +186,12 @@ mod tests {
     #[test]
     fn doc_comments_are_the_help_texts() {
         let metrics = Metrics::new().unwrap();
-        metrics.queue_depth.set(3);
+        metrics.open_connections.set(3);
         let text = metrics.render().unwrap();
-        assert!(text.contains("# HELP llama_gateway_queue_depth Requests that wait for a slot now."), "{text}");
-        assert!(text.contains("llama_gateway_queue_depth 3"), "{text}");
+        assert!(
+            text.contains("# HELP llama_gateway_open_connections Open client connections on the public listener."),
+            "{text}"
+        );
+        assert!(text.contains("llama_gateway_open_connections 3"), "{text}");
     }
 }

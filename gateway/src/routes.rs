@@ -12,11 +12,15 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use http::{HeaderMap, Method, StatusCode, header};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
+use crate::patience::Patience;
+use crate::policy::Terms;
 use crate::server::Client;
 use crate::surface::Surface;
 
@@ -62,34 +66,63 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
     })
 }
 
-/// Gives the request its id, refuses it without a key, and names its id in the answer.
+/// Gives the request its id, refuses it without a key, and names its id in the answer; to those who are known it tells
+/// what they may still use.
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
+    request.extensions_mut().insert(request_id.clone());
     let dialect = Dialect::of_path(request.uri().path());
-    let mut response = match pass(&app, &mut request, &request_id) {
-        Ok(()) => next.run(request).await,
-        Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
+    let mut response = if is_open(&request) {
+        next.run(request).await
+    } else {
+        match Asking::of(&app, request.headers()) {
+            Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
+            Ok(asking) => {
+                let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
+                let mut response = match admit(&app, &mut request, asking, request_id.0.clone()) {
+                    Ok(()) => next.run(request).await,
+                    Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
+                };
+                app.limits.tell(&caller, &terms, response.headers_mut());
+                response
+            }
+        }
     };
     dialect.name_request(&mut response, &request_id.0);
     response
 }
 
-/// Decides whether a request may go on, and leaves what the handlers need in its extensions.
-fn pass(app: &Arc<App>, request: &mut Request, request_id: &RequestId) -> Result<(), Rejection> {
-    let at = Instant::now();
-    let timestamp = app.clock.now();
-    request.extensions_mut().insert(request_id.clone());
-    if request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str())) {
-        return Ok(());
+fn is_open(request: &Request) -> bool {
+    request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str()))
+}
+
+/// Who has shown a key, when, and on which terms.
+struct Asking {
+    caller: Caller,
+    terms: Terms,
+    at: Instant,
+    timestamp: Timestamp,
+}
+
+impl Asking {
+    fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
+        let (at, timestamp) = (Instant::now(), app.clock.now());
+        let caller = app.authenticator.authenticate(headers, timestamp)?;
+        let terms = app.policies.of(&caller)?;
+        Ok(Self { caller, terms, at, timestamp })
     }
-    let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
+}
+
+/// Decides whether a request of a known caller may go on, and leaves what the handlers need in its extensions.
+fn admit(app: &App, request: &mut Request, asking: Asking, request_id: Arc<str>) -> Result<(), Rejection> {
     if app.drain.is_started() {
         return Err(Rejection::draining());
     }
     refuse_encoding(request.headers())?;
+    let patience = Patience::of(request.headers());
+    let Asking { caller, terms, at, timestamp } = asking;
     if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
-        let request_id = request_id.0.clone();
-        request.extensions_mut().insert(Arrival { caller, request_id, client, at, timestamp });
+        request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
     }
     Ok(())
 }

@@ -9,12 +9,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::count::Counter;
+use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
+use crate::limit;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::policy::Policies;
+use crate::queue::{self, Queue};
+use crate::retries::Retries;
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
@@ -31,6 +36,7 @@ const MAX_LIVE: usize = 16_384;
 /// What cannot.
 pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
+    Policies::new(config)?;
     Upstream::check(&config.upstream)?;
     tls(config)?;
     Ok(())
@@ -53,13 +59,21 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let (public, admin) = (bind(config.server.listen).await?, bind(config.server.admin_listen).await?);
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let queue = Queue::new(config.queue.max_waiting);
+    let policies = Policies::new(&config)?;
+    let authenticator = Authenticator::open(&directory)?;
+    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();
     let app = Arc::new(App {
-        authenticator: Authenticator::open(&directory)?,
+        authenticator,
         bounds: Bounds::new(&config.requests)?,
-        metrics: Arc::new(Metrics::new()?),
+        limits: used,
+        counter: Counter::new(metrics.clone()),
+        retries: Retries::default(),
+        policies,
+        metrics,
         counts: Arc::default(),
         started: clock.now(),
         drain: drain.clone(),
@@ -72,18 +86,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let signals = Signals::listen().context("signals cannot be listened to")?;
     announce(&directory, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
-
-    // Health and metrics are answered until the last stream is over.
-    let admin_drain = Drain::new();
-    let public_server = async {
-        let options = Options { limits, tls, counts: app.counts.clone() };
-        server::serve(public, routes::routes(app.clone()), options, drain).await;
-        admin_drain.advance(Phase::Over);
-    };
-    let options = Options { limits, tls: None, counts: Arc::default() };
-    let admin_server = server::serve(admin, admin::routes(app.clone()), options, admin_drain.clone());
-    tokio::join!(public_server, admin_server);
-
+    answer(&app, (public, admin), limits, tls).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -92,6 +95,49 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     writer.close().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Answers on both listeners, until the drain is over.
+async fn answer(app: &Arc<App>, (public, admin): (TcpListener, TcpListener), limits: Limits, tls: Option<Tls>) {
+    // Health and metrics are answered until the last stream is over.
+    let admin_drain = Drain::new();
+    let public_server = async {
+        let options = Options { limits, tls, counts: app.counts.clone() };
+        server::serve(public, routes::routes(app.clone()), options, app.drain.clone()).await;
+        admin_drain.advance(Phase::Over);
+    };
+    let options = Options { limits, tls: None, counts: Arc::default() };
+    let admin_server = server::serve(admin, admin::routes(app.clone()), options, admin_drain.clone());
+    tokio::join!(public_server, admin_server);
+}
+
+/// The order in which requests get slots.
+fn order(config: &Config, policies: &Policies) -> queue::Settings {
+    queue::Settings {
+        order: config.queue.order,
+        classes: policies.classes().to_vec(),
+        locality_slack: config.queue.locality_slack,
+        locality_passes: config.queue.locality_passes,
+    }
+}
+
+/// The limits, with what the ledger says was used before.
+fn limits_of(
+    directory: &Path,
+    clock: &Clock,
+    policies: &Policies,
+    authenticator: &Authenticator,
+) -> anyhow::Result<limit::Limits> {
+    let limits = limit::Limits::new(clock.clone());
+    let who = |tenant: &str, key_id: &str| {
+        // A key that is gone leaves what its tenant used.
+        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None };
+        let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
+        let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
+        Some((caller, terms))
+    };
+    limits.restore(&Reader::open(directory)?, who)?;
+    Ok(limits)
 }
 
 fn tls(config: &Config) -> anyhow::Result<Option<Tls>> {

@@ -38,6 +38,8 @@ fn ask(case: &str, way: &str) -> Ask {
         timings_per_token: way == "timings",
         prompts,
         choices,
+        output_cap: 100,
+        prefix: gateway::queue::Prefix::default(),
         upstream_body: Bytes::new(),
     }
 }

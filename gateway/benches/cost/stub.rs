@@ -57,6 +57,7 @@ async fn connection(mut tcp: TcpStream) -> anyhow::Result<()> {
             "/props" => whole(&mut tcp, &props()).await?,
             "/v1/models" => whole(&mut tcp, MODELS).await?,
             "/v1/chat/completions" => chat(&mut tcp, &body).await?,
+            "/v1/chat/completions/input_tokens" => whole(&mut tcp, r#"{"input_tokens":32}"#).await?,
             _ => whole(&mut tcp, r#"{"status":"ok"}"#).await?,
         }
     }

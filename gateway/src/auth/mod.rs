@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq;
 use crate::error::{Reason, Rejection};
 
 pub use key::NewKey;
-pub use store::{KeyError, KeyInfo, Keys, Revoked, parse_expiry, write_list};
+pub use store::{KeyError, KeyInfo, Keys, Revoked, Wanted, parse_expiry, write_list};
 
 use key::KeyHash;
 
@@ -29,6 +29,8 @@ pub struct Caller {
     pub tenant: Arc<str>,
     /// The public id of the API key.
     pub key_id: Arc<str>,
+    /// The name of the key's own policy, where it was made with one.
+    pub policy: Option<Arc<str>>,
 }
 
 /// A key as the server knows it.
@@ -43,7 +45,6 @@ struct Record {
 #[derive(Default)]
 struct Snapshot {
     records: HashMap<Arc<str>, Record>,
-    tenants: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The file, and which of its versions the snapshot shows.
@@ -79,9 +80,9 @@ impl Authenticator {
         Ok(authenticator)
     }
 
-    /// The tenants that have keys, valid or not: a configured set, fit for metric labels.
-    pub fn tenants(&self) -> Arc<BTreeSet<Arc<str>>> {
-        Arc::clone(&self.snapshot.load().tenants)
+    /// The caller behind a key id, whether the key is valid or not: for what it did before.
+    pub fn caller(&self, key_id: &str) -> Option<Caller> {
+        self.snapshot.load().records.get(key_id).map(|record| record.caller.clone())
     }
 
     /// Finds the caller by the one credential in the headers: `Authorization: Bearer`, `x-api-key` or `api-key`.
@@ -130,16 +131,17 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn read(connection: &Connection) -> rusqlite::Result<Snapshot> {
     let mut records = HashMap::new();
+    // All keys of a tenant share its name.
     let mut tenants: BTreeSet<Arc<str>> = BTreeSet::new();
     for (info, hash) in store::read_all(connection)? {
         let known = tenants.get(info.tenant.as_str()).cloned();
         let tenant = known.unwrap_or_else(|| info.tenant.into());
         tenants.insert(Arc::clone(&tenant));
         let key_id: Arc<str> = info.key_id.into();
-        let caller = Caller { tenant, key_id: Arc::clone(&key_id) };
+        let caller = Caller { tenant, key_id: Arc::clone(&key_id), policy: info.policy.map(Arc::from) };
         records.insert(key_id, Record { hash, caller, expires: info.expires, revoked: info.revoked.is_some() });
     }
-    Ok(Snapshot { records, tenants: Arc::new(tenants) })
+    Ok(Snapshot { records })
 }
 
 /// The one credential. A header that stands there twice, or two that differ, is refused: whoever reads another of
@@ -196,6 +198,10 @@ mod tests {
         headers(&[("authorization", &format!("Bearer {key}"))])
     }
 
+    fn wanted(tenant: &str, expires: Option<Timestamp>) -> Wanted<'_> {
+        Wanted { tenant, expires, ..Wanted::default() }
+    }
+
     fn refusal(authenticator: &Authenticator, headers: &HeaderMap) -> String {
         let rejection = authenticator.authenticate(headers, at(10)).unwrap_err();
         assert_eq!(rejection.reason, Reason::InvalidApiKey);
@@ -205,10 +211,10 @@ mod tests {
     #[test]
     fn a_key_is_taken_from_each_of_the_three_headers() {
         let dir = tempfile::tempdir().unwrap();
-        let key = Keys::open(dir.path()).unwrap().create("acme", "", None, at(0)).unwrap();
+        let key = Keys::open(dir.path()).unwrap().create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let text = key.expose();
-        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into() };
+        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into(), policy: None };
         for headers in [
             bearer_of(text),
             headers(&[("authorization", &format!("bEARER   {text}"))]),
@@ -221,11 +227,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_brings_its_own_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let gold = Wanted { policy: Some("gold"), ..wanted("acme", None) };
+        let key = Keys::open(dir.path()).unwrap().create(&gold, at(0)).unwrap();
+        let authenticator = Authenticator::open(dir.path()).unwrap();
+        let caller = authenticator.authenticate(&bearer_of(key.expose()), at(10)).unwrap();
+        assert_eq!(caller.policy.as_deref(), Some("gold"));
+    }
+
+    #[test]
     fn several_credentials_are_refused_even_when_one_is_right() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let one = keys.create("acme", "", None, at(0)).unwrap();
-        let other = keys.create("acme", "", None, at(0)).unwrap();
+        let one = keys.create(&wanted("acme", None), at(0)).unwrap();
+        let other = keys.create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let (one, other) = (one.expose(), other.expose());
         let bearer = format!("Bearer {one}");
@@ -248,8 +264,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stranger = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let known = keys.create("acme", "", Some(at(5)), at(0)).unwrap();
-        let unknown = Keys::open(stranger.path()).unwrap().create("acme", "", None, at(0)).unwrap();
+        let known = keys.create(&wanted("acme", Some(at(5))), at(0)).unwrap();
+        let unknown = Keys::open(stranger.path()).unwrap().create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
 
         // A well-formed key with the id of a known one (expired, which is not told) and another secret.
@@ -265,7 +281,7 @@ mod tests {
     #[test]
     fn an_expired_key_is_refused_from_its_time_on() {
         let dir = tempfile::tempdir().unwrap();
-        let key = Keys::open(dir.path()).unwrap().create("acme", "", Some(at(11)), at(0)).unwrap();
+        let key = Keys::open(dir.path()).unwrap().create(&wanted("acme", Some(at(11))), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let headers = bearer_of(key.expose());
         assert!(authenticator.authenticate(&headers, at(10)).is_ok());
@@ -277,24 +293,21 @@ mod tests {
     fn keys_that_another_process_creates_or_revokes_count_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
-        assert!(authenticator.tenants().is_empty());
         let keys = Keys::open(dir.path()).unwrap();
         for tenant in ["acme", "beta", "acme"] {
-            let key = keys.create(tenant, "", None, at(0)).unwrap();
+            let key = keys.create(&wanted(tenant, None), at(0)).unwrap();
             let headers = bearer_of(key.expose());
             assert_eq!(&*authenticator.authenticate(&headers, at(10)).unwrap().tenant, tenant);
             keys.revoke(key.key_id(), at(1)).unwrap();
             assert_eq!(refusal(&authenticator, &headers), "The API key has been revoked.");
         }
-        let tenants = authenticator.tenants();
-        assert_eq!(tenants.iter().map(|tenant| &**tenant).collect::<Vec<_>>(), ["acme", "beta"]);
     }
 
     #[test]
     fn no_message_repeats_the_key() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let key = keys.create("acme", "", Some(at(5)), at(0)).unwrap();
+        let key = keys.create(&wanted("acme", Some(at(5))), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let wrong = "sk-lgw-aaaaaaaa-wrong";
         for (name, value) in [("authorization", key.expose()), ("x-api-key", key.expose()), ("api-key", wrong)] {

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use super::key::{KeyHash, NewKey};
+use crate::config::is_name;
 use crate::database::{self, DatabaseError, read_time};
 use crate::table;
 
@@ -25,9 +26,10 @@ const MIGRATIONS: &[&str] = &[
         expires_ms INTEGER,
         revoked_ms INTEGER
     ) STRICT;",
+    // 2. The name of the key's own policy; NULL: its tenant's configuration decides.
+    "ALTER TABLE keys ADD COLUMN policy TEXT;",
 ];
 
-const MAX_TENANT_CHARS: usize = 64;
 const MAX_LABEL_CHARS: usize = 200;
 
 /// Why a key cannot be made, listed or revoked.
@@ -43,8 +45,7 @@ pub enum KeyError {
     #[error("cannot draw random numbers: {0}")]
     Random(getrandom::Error),
     /// Not a name for a tenant.
-    #[error("`{}` is not a tenant name\nhint: use 1 to {MAX_TENANT_CHARS} of the characters A-Z a-z 0-9 . _ -",
-            .0.escape_debug())]
+    #[error("`{}` is not a tenant name\nhint: use 1 to 64 of the characters A-Z a-z 0-9 . _ -", .0.escape_debug())]
     Tenant(String),
     /// Not a label.
     #[error("a label has at most {MAX_LABEL_CHARS} characters and no control characters")]
@@ -57,6 +58,19 @@ pub enum KeyError {
     Unknown(String),
 }
 
+/// What a key is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Whose it is.
+    pub tenant: &'a str,
+    /// What its owner calls it; may be empty.
+    pub label: &'a str,
+    /// The name of its own policy.
+    pub policy: Option<&'a str>,
+    /// From when on it is refused.
+    pub expires: Option<Timestamp>,
+}
+
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyInfo {
@@ -66,6 +80,8 @@ pub struct KeyInfo {
     pub tenant: String,
     /// What its owner calls it; may be empty.
     pub label: String,
+    /// The name of its own policy, if it has one.
+    pub policy: Option<String>,
     /// When it was made.
     pub created: Option<Timestamp>,
     /// From when on it is refused.
@@ -107,18 +123,14 @@ impl Keys {
         Ok(Self(open(data_dir)?))
     }
 
-    /// Makes a key and stores its hash. The key itself is in the answer and nowhere else.
+    /// Makes a key and stores its hash. The key itself is in the answer and nowhere else. Whether its policy exists is
+    /// for the caller to know.
     ///
     /// # Errors
     /// When tenant or label are not allowed, or the key cannot be stored.
-    pub fn create(
-        &self,
-        tenant: &str,
-        label: &str,
-        expires: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<NewKey, KeyError> {
-        if !is_tenant(tenant) {
+    pub fn create(&self, wanted: &Wanted<'_>, now: Timestamp) -> Result<NewKey, KeyError> {
+        let Wanted { tenant, label, policy, expires } = *wanted;
+        if !is_name(tenant) {
             return Err(KeyError::Tenant(tenant.to_owned()));
         }
         if label.chars().count() > MAX_LABEL_CHARS || label.contains(char::is_control) {
@@ -127,12 +139,14 @@ impl Keys {
         loop {
             let key = NewKey::draw().map_err(KeyError::Random)?;
             let inserted = self.0.execute(
-                "INSERT INTO keys (key_id, hash, tenant, label, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO keys (key_id, hash, tenant, label, policy, created_ms, expires_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     key.key_id(),
                     super::key::hash(key.expose().as_bytes()),
                     tenant,
                     label,
+                    policy,
                     now.as_millisecond(),
                     expires.map(Timestamp::as_millisecond),
                 ],
@@ -186,9 +200,11 @@ pub fn write_list(keys: &[KeyInfo], now: Timestamp, out: &mut dyn Write) -> std:
                 _ => "valid",
             };
             let label = if key.label.is_empty() { "-" } else { &key.label };
+            let policy = key.policy.as_deref().unwrap_or("-");
             [
                 key.key_id.clone(),
                 key.tenant.clone(),
+                policy.to_owned(),
                 state.to_owned(),
                 time(key.created),
                 time(key.expires),
@@ -197,7 +213,12 @@ pub fn write_list(keys: &[KeyInfo], now: Timestamp, out: &mut dyn Write) -> std:
             ]
         })
         .collect();
-    table::write_aligned(out, ["key_id", "tenant", "state", "created", "expires", "revoked", "label"], &rows, 7)
+    table::write_aligned(
+        out,
+        ["key_id", "tenant", "policy", "state", "created", "expires", "revoked", "label"],
+        &rows,
+        8,
+    )
 }
 
 pub(super) fn open(data_dir: &Path) -> Result<Connection, DatabaseError> {
@@ -217,16 +238,11 @@ fn info(row: &Row<'_>) -> rusqlite::Result<KeyInfo> {
         key_id: row.get("key_id")?,
         tenant: row.get("tenant")?,
         label: row.get("label")?,
+        policy: row.get("policy")?,
         created: read_time(row, "created_ms")?,
         expires: read_time(row, "expires_ms")?,
         revoked: read_time(row, "revoked_ms")?,
     })
-}
-
-/// Tenants become metric labels and cells of tables, so their alphabet is small.
-fn is_tenant(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_TENANT_CHARS).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 #[cfg(test)]
@@ -241,11 +257,13 @@ mod tests {
     fn a_key_is_listed_without_its_secret_and_revoked_once() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let key = keys.create("acme", "laptop", Some(at(60)), at(0)).unwrap();
+        let wanted = Wanted { tenant: "acme", label: "laptop", policy: Some("gold"), expires: Some(at(60)) };
+        let key = keys.create(&wanted, at(0)).unwrap();
         let expected = KeyInfo {
             key_id: key.key_id().to_owned(),
             tenant: "acme".to_owned(),
             label: "laptop".to_owned(),
+            policy: Some("gold".to_owned()),
             created: Some(at(0)),
             expires: Some(at(60)),
             revoked: None,
@@ -262,7 +280,7 @@ mod tests {
     fn the_files_hold_no_secret() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let key = keys.create("acme", "", None, at(0)).unwrap();
+        let key = keys.create(&Wanted { tenant: "acme", ..Wanted::default() }, at(0)).unwrap();
         let (_, secret) = key.expose().rsplit_once('-').unwrap();
         for file in std::fs::read_dir(dir.path()).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
@@ -275,13 +293,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
         for tenant in ["", "a b", "ä", "a\n", "a/b", &"a".repeat(65)] {
-            assert!(matches!(keys.create(tenant, "", None, at(0)), Err(KeyError::Tenant(_))), "{tenant}");
+            assert!(
+                matches!(keys.create(&Wanted { tenant, ..Wanted::default() }, at(0)), Err(KeyError::Tenant(_))),
+                "{tenant}"
+            );
         }
         for label in ["a\tb", &"a".repeat(201)] {
-            assert!(matches!(keys.create("acme", label, None, at(0)), Err(KeyError::Label)), "{label}");
+            let wanted = Wanted { tenant: "acme", label, ..Wanted::default() };
+            assert!(matches!(keys.create(&wanted, at(0)), Err(KeyError::Label)), "{label}");
         }
         for tenant in ["a", "Acme-1.prod_x", &"a".repeat(64)] {
-            keys.create(tenant, "Jörg’s laptop", None, at(0)).unwrap();
+            keys.create(&Wanted { tenant, label: "Jörg’s laptop", ..Wanted::default() }, at(0)).unwrap();
         }
     }
 
@@ -300,19 +322,39 @@ mod tests {
             key_id: key_id.to_owned(),
             tenant: "acme".to_owned(),
             label: String::new(),
+            policy: None,
             created: Some(at(0)),
             expires,
             revoked,
         };
-        let keys = [key("a", None, None), key("b", Some(at(9)), None), key("c", Some(at(9)), Some(at(1)))];
+        let gold = KeyInfo { policy: Some("gold".to_owned()), ..key("b", Some(at(9)), None) };
+        let keys = [key("a", None, None), gold, key("c", Some(at(9)), Some(at(1)))];
         let mut out = Vec::new();
         write_list(&keys, at(9), &mut out).unwrap();
         let expected = "\
-key_id  tenant  state    created               expires               revoked               label
-a       acme    valid    2026-01-01T00:00:00Z  -                     -                     -
-b       acme    expired  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  -                     -
-c       acme    revoked  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  2026-01-01T00:00:01Z  -
+key_id  tenant  policy  state    created               expires               revoked               label
+a       acme    -       valid    2026-01-01T00:00:00Z  -                     -                     -
+b       acme    gold    expired  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  -                     -
+c       acme    -       revoked  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  2026-01-01T00:00:01Z  -
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn keys_of_a_file_of_the_first_version_are_kept_and_have_no_policy_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = database::open(&dir.path().join(FILE), &MIGRATIONS[..1]).unwrap();
+        let row = "INSERT INTO keys VALUES ('abcdefgh', zeroblob(32), 'acme', 'laptop', 1767225600000, NULL, NULL)";
+        old.execute(row, []).unwrap();
+        drop(old);
+
+        let keys = Keys::open(dir.path()).unwrap();
+        let listed = keys.list().unwrap();
+        assert_eq!((&*listed[0].key_id, &*listed[0].label, &listed[0].policy), ("abcdefgh", "laptop", &None));
+        assert_eq!((listed[0].created, listed[0].revoked), (Some(at(0)), None));
+        let wanted = Wanted { tenant: "acme", policy: Some("gold"), ..Wanted::default() };
+        keys.create(&wanted, at(1)).unwrap();
+        // And opened again, it is of the second version already.
+        assert_eq!(Keys::open(dir.path()).unwrap().list().unwrap()[1].policy.as_deref(), Some("gold"));
     }
 }

@@ -10,7 +10,8 @@ Every key, with its default. `gateway/config.default.toml` is the same list as a
 
 Layers, the later ones win: defaults, the file of `--config`, environment variables, flags. Unknown keys and variables
 are refused, with the nearest known one named. `llama-gateway check-config F` says whether a file is right.
-Durations are text such as `250ms`, `90s` or `2h 30m`. In the environment, lists are separated by commas.
+Durations are text such as `250ms`, `90s` or `2h 30m`. In the environment, lists are separated by commas. Policies
+other than the default one, and tenants, are set in the file only.
 Secrets never stand in the file: `upstream.api_key_file` names a file.
 ";
 
@@ -26,13 +27,13 @@ fn page() -> String {
             if !meaning.is_empty() {
                 page.push_str(&format!("{meaning}\n"));
             }
-            if section != "requests.extra_fields" {
+            if !["requests.extra_fields", "tenants"].contains(&section.as_str()) {
                 page.push_str("\n| key | default | variable | meaning |\n|---|---|---|---|\n");
             }
         } else if let Some(text) = line.strip_prefix("# ") {
             comment.push(text.trim().to_owned());
         } else if let Some((key, default)) = line.split_once(" = ") {
-            let variable = format!("LLAMA_GATEWAY_{section}_{key}").to_uppercase();
+            let variable = format!("LLAMA_GATEWAY_{section}_{key}").replace('.', "_").to_uppercase();
             let meaning = std::mem::take(&mut comment).join(" ");
             page.push_str(&format!("| `{key}` | `{default}` | `{variable}` | {meaning} |\n"));
         }

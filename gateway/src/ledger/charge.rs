@@ -49,6 +49,7 @@ impl Progress {
             by if by == CountedBy::Usage as u8 => CountedBy::Usage,
             by if by == CountedBy::Timings as u8 => CountedBy::Timings,
             by if by == CountedBy::Events as u8 => CountedBy::Events,
+            by if by == CountedBy::Admission as u8 => CountedBy::Admission,
             _ => CountedBy::Nothing,
         };
         let count = Count {

@@ -36,6 +36,9 @@ pub enum CountedBy {
     Timings,
     /// Output events, where llama-server gives no running count: at least one token each, so a lower bound.
     Events,
+    /// llama-server's final word on the output, and its count of the prompt from before the request was let in, since
+    /// the reply did not tell. Only what came from the cache is not known.
+    Admission,
 }
 
 impl CountedBy {
@@ -46,6 +49,7 @@ impl CountedBy {
             Self::Usage => "usage",
             Self::Timings => "timings",
             Self::Events => "events",
+            Self::Admission => "admission",
         }
     }
 }
@@ -63,6 +67,14 @@ pub struct Count {
     pub by: CountedBy,
 }
 
+impl Count {
+    /// Prompt and output.
+    pub fn total(&self) -> u64 {
+        // The numbers are llama-server's, and may be anything.
+        self.prompt.saturating_add(self.completion)
+    }
+}
+
 /// How a request ended: a ledger column, a metric label and a test case each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
@@ -76,6 +88,8 @@ pub enum Ending {
     Drained,
     /// The gateway process died; found and closed at the next start.
     Interrupted,
+    /// It was ended, cleanly for the client, because a quota was used up.
+    Cut,
     /// It was refused or failed.
     Failed(Reason),
 }
@@ -89,6 +103,7 @@ impl Ending {
             Self::SlowReader => "slow_reader",
             Self::Drained => "drained",
             Self::Interrupted => "interrupted",
+            Self::Cut => "cut_at_quota",
             Self::Failed(reason) => reason.label(),
         }
     }

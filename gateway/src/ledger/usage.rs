@@ -66,6 +66,17 @@ pub struct DayUsage {
     pub completion_tokens: u64,
 }
 
+/// What one key used, prompt and output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTokens {
+    /// The tenant.
+    pub tenant: String,
+    /// The public id of the API key.
+    pub key_id: String,
+    /// Prompt tokens, cached ones included, and generated ones.
+    pub tokens: u64,
+}
+
 /// One entry as it is read back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RequestRow {
@@ -150,6 +161,21 @@ impl Reader {
             })
         })?;
         Ok(days.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Tokens by tenant and key of what arrived at `since` or later.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn tokens(&self, since: Timestamp) -> Result<Vec<KeyTokens>, UsageError> {
+        let mut statement = self.0.prepare(
+            "SELECT tenant, key_id, sum(prompt_tokens + completion_tokens) AS tokens
+             FROM entries WHERE arrived_ms >= ?1 GROUP BY tenant, key_id ORDER BY tenant, key_id",
+        )?;
+        let keys = statement.query_map([since.as_millisecond()], |row| {
+            Ok(KeyTokens { tenant: row.get("tenant")?, key_id: row.get("key_id")?, tokens: tokens(row, "tokens")? })
+        })?;
+        Ok(keys.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Gives each entry that arrived at `since` or later to `each`, in order of arrival, and holds none in memory.

@@ -1,120 +1,132 @@
-//! Who gets a slot of a llama-server replica next: first come, first served, bounded.
+//! Who gets a slot of a llama-server replica next: fairly, by classes and tenants, in units of work; bounded; in time.
 //!
 //! Takes a [`Ticket`] and gives a [`Waiting`] that becomes a [`Slot`]. llama-server queues without a bound and does
-//! not notice that a queued client left, so no more requests are in flight on a replica than it has slots.
-//!
-//! What always holds:
-//! * the order of dispatch is the order of arrival; who needs several slots is not overtaken while they gather;
-//! * no slot is idle while the head of the queue could run on it;
-//! * a waiter that no ready replica could hold, even an empty one, keeps its place but holds nobody up.
+//! not notice that a queued client left, so no more requests are in flight on a replica than it has slots. This file
+//! is the lock and the wakers; what goes first is the `scheduler`'s business.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::metrics::{Metrics, raise};
+pub use prefix::{Prefix, PrefixReader};
+use scheduler::{Decision, Scheduler, Served, TicketId};
+pub use ticket::{Caps, Class, ClassId, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
+use waiting::About;
+pub use waiting::{Slot, View, Waiting};
 
 #[cfg(test)]
+mod check;
+mod choice;
+mod cost;
+mod flow;
+mod flows;
+mod lengths;
+mod places;
+mod predict;
+mod prefix;
+mod replicas;
+mod running;
+mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
+#[cfg(test)]
+mod sim;
+mod speed;
+mod stats;
+mod tag;
+mod tenants;
+#[cfg(test)]
 mod tests;
+mod ticket;
+mod waiting;
+mod warm;
 
-/// One llama-server, by its place in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplicaId(pub usize);
-
-/// What a request asks of the queue.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    /// Sequences that llama-server decodes at once for it: all on one replica, one slot each. 0 counts as 1.
-    pub slots: u32,
-    /// Whose request it is. First come, first served does not look at it; a fair order will.
-    pub tenant: Arc<str>,
-}
-
-/// Why a request gets no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// As many requests wait as may wait.
-    #[error("the queue is full")]
-    Full,
-    /// It needs more slots at once than any replica has.
-    #[error("it needs more slots at once than the {slots} of the largest replica")]
-    TooWide {
-        /// Slots of the largest replica.
-        slots: u32,
-    },
-}
-
-/// How busy a replica is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Which replica.
-    pub replica: ReplicaId,
-    /// Its slots.
-    pub total: u32,
-    /// Slots that are taken: above `total` only after the replica came back with fewer.
-    pub in_flight: u32,
-    /// Whether it takes requests.
-    pub ready: bool,
-}
+/// A prediction below this is as good as none: what comes of it says nothing about predictions.
+const MIN_PREDICTION: Duration = Duration::from_millis(100);
 
 /// The queue for the slots of all replicas. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
 
 struct Shared {
-    max_waiting: usize,
     state: Mutex<State>,
+    metrics: Arc<Metrics>,
+    classes: Vec<Arc<str>>,
+    /// The series that show how many wait: one that has nobody any more must say so.
+    shown: Mutex<BTreeSet<(Arc<str>, ClassId)>>,
 }
 
-#[derive(Default)]
 struct State {
-    replicas: BTreeMap<ReplicaId, Replica>,
-    /// By order of arrival.
-    waiting: BTreeMap<u64, Waiter>,
-    /// Outcomes that their waiters have not picked up yet; slots in here are in flight already.
-    decided: BTreeMap<u64, Result<ReplicaId, Refusal>>,
-    arrivals: u64,
+    scheduler: Scheduler,
+    /// Who is to be told of a decision.
+    wakers: HashMap<TicketId, Waker>,
+    /// Decisions that their waiters have not picked up yet; slots in here are in flight already.
+    decided: HashMap<TicketId, Decided>,
 }
 
-#[derive(Default)]
-struct Replica {
-    total: u32,
-    in_flight: u32,
-    ready: bool,
+struct Decided {
+    at: Instant,
+    outcome: Result<Grant, Refusal>,
 }
 
-struct Waiter {
-    slots: u32,
-    waker: Option<Waker>,
+struct Grant {
+    replica: ReplicaId,
+    may_use_cache: bool,
+    served: Arc<Served>,
 }
 
 impl Queue {
-    /// A queue in which at most `max_waiting` requests wait. It has no replica yet, so all of them wait.
-    pub fn new(max_waiting: usize) -> Self {
-        Self(Arc::new(Shared { max_waiting, state: Mutex::default() }))
+    /// An empty queue. It has no replica yet, so all requests wait.
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let classes = settings.classes.iter().map(|class| class.name.clone()).collect();
+        let scheduler = Scheduler::new(settings);
+        let state = Mutex::new(State { scheduler, wakers: HashMap::new(), decided: HashMap::new() });
+        Self(Arc::new(Shared { state, metrics, classes, shown: Mutex::default() }))
+    }
+
+    /// Output tokens that a request of this tenant on this surface will probably have for each choice, if it may have
+    /// any number: from earlier ones, or a guess.
+    pub fn expected_output(&self, tenant: &str, surface: &'static str) -> u64 {
+        self.0.lock().scheduler.expected_output(tenant, surface)
+    }
+
+    /// How long the first token, and then the whole answer, of such a request will probably take once it has its slot.
+    /// Zero while nothing is known of how fast replicas work.
+    pub fn expected_service(&self, work: Work) -> (Duration, Duration) {
+        self.0.lock().scheduler.expected_service(work)
     }
 
     /// Joins the queue.
     ///
     /// # Errors
-    /// [`Refusal::Full`] if it would have to wait and too many do; [`Refusal::TooWide`] if it could never run.
+    /// [`Refusal::Full`] if it would have to wait and too many do; [`Refusal::TooLong`] if it would probably wait longer
+    /// than it can; [`Refusal::TooWide`] if it could never run.
     pub fn enter(&self, ticket: Ticket) -> Result<Waiting, Refusal> {
-        let slots = ticket.slots.max(1);
+        let now = Instant::now();
+        let about = About {
+            tenant: ticket.tenant.clone(),
+            class: ticket.class,
+            deadline: ticket.deadline,
+            entered: now,
+            entry: Outlook::default(),
+            counted: false,
+        };
         let mut state = self.0.lock();
-        state.check_width(slots)?;
-        let place = state.arrivals;
-        state.arrivals += 1;
-        state.waiting.insert(place, Waiter { slots, waker: None });
-        let wakers = state.dispatch();
-        let full = state.waiting.contains_key(&place) && state.waiting.len() > self.0.max_waiting;
-        if full {
-            state.waiting.remove(&place);
-        }
+        let entered = state.scheduler.enter(ticket, now);
+        let wakers = state.decide(now);
         drop(state);
         wake(wakers);
-        if full { Err(Refusal::Full) } else { Ok(Waiting { shared: Arc::clone(&self.0), place, slots }) }
+        match entered {
+            Ok((id, entry)) => Ok(Waiting { shared: self.0.clone(), id, about: Some(About { entry, ..about }) }),
+            Err(refusal) => {
+                self.0.count(&about, refused(&refusal));
+                Err(refusal)
+            }
+        }
     }
 
     /// Says how many slots a replica has and whether it takes requests. Slots that are taken stay taken: when there
@@ -122,30 +134,50 @@ impl Queue {
     ///
     /// Of a replica that is not ready, tell the slots it had last (0 if never known): who fits there may wait for it.
     pub fn set_replica(&self, id: ReplicaId, total_slots: u32, ready: bool) {
-        let mut state = self.0.lock();
-        let replica = state.replicas.entry(id).or_default();
-        (replica.total, replica.ready) = (total_slots, ready);
-        let mut wakers = state.refuse_too_wide();
-        wakers.extend(state.dispatch());
-        drop(state);
-        wake(wakers);
+        self.0.change(|scheduler, _| scheduler.set_replica(id, total_slots, ready));
+    }
+
+    /// Says that a replica will not come back. What runs on it is over in its own time.
+    pub fn remove_replica(&self, id: ReplicaId) {
+        self.0.change(|scheduler, _| scheduler.remove_replica(id));
+    }
+
+    /// Says that a replica was started again, so that its cache is empty. To be told only if that is certain: one that
+    /// could not be reached for a while still has what private prompts left there.
+    pub fn replica_restarted(&self, id: ReplicaId) {
+        self.0.change(|scheduler, _| scheduler.replica_restarted(id));
     }
 
     /// How many requests wait.
-    pub fn depth(&self) -> usize {
-        self.0.lock().waiting.len()
+    #[cfg(test)]
+    pub(crate) fn depth(&self) -> usize {
+        self.0.lock().scheduler.depth()
     }
 
     /// How busy each replica is.
     pub fn load(&self) -> Vec<Load> {
-        let state = self.0.lock();
-        let load = |(&id, r): (&ReplicaId, &Replica)| Load {
-            replica: id,
-            total: r.total,
-            in_flight: r.in_flight,
-            ready: r.ready,
-        };
-        state.replicas.iter().map(load).collect()
+        self.0.lock().scheduler.load()
+    }
+
+    /// Brings the metrics of the queue up to date: within a [`Metrics::scrape`], one at a time.
+    pub fn observe(&self) {
+        let stats = self.0.lock().scheduler.stats(Instant::now());
+        let metrics = &self.0.metrics;
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.extend(stats.depth.keys().cloned());
+        for series in &*shown {
+            let depth = stats.depth.get(series).copied().unwrap_or(0);
+            let (tenant, class) = series;
+            metrics.queue_depth.with_label_values(&[tenant, self.0.class(*class)]).set(depth as i64);
+        }
+        for (tenant, service) in &stats.service {
+            raise(&metrics.service_total.with_label_values(&[tenant]), *service);
+        }
+        raise(&metrics.slots_idle_with_backlog_seconds_total, stats.idle_with_backlog.as_secs_f64());
+        metrics.virtual_time_spread.set(stats.spread);
+        metrics.fairness_jain_index.set(stats.jain());
+        metrics.service_rate.set(stats.rate);
+        metrics.output_token_cost.set(stats.output_cost);
     }
 }
 
@@ -155,70 +187,69 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, replica: ReplicaId, slots: u32) {
+    fn change(&self, change: impl FnOnce(&mut Scheduler, Instant)) {
+        let now = Instant::now();
         let mut state = self.lock();
-        state.free(replica, slots);
-        let wakers = state.dispatch();
+        // The time until now belongs to how things were: a slot that comes was not idle before.
+        state.scheduler.tick(now);
+        change(&mut state.scheduler, now);
+        let wakers = state.decide(now);
         drop(state);
         wake(wakers);
+    }
+
+    fn class(&self, ClassId(class): ClassId) -> &str {
+        self.classes.get(class).map_or("", |name| name)
+    }
+
+    /// The one outcome of a ticket.
+    fn count(&self, about: &About, outcome: &str) {
+        let labels = [&*about.tenant, self.class(about.class), outcome];
+        self.metrics.queue_tickets_total.with_label_values(&labels).inc();
+    }
+
+    /// What came of a ticket that waited until `at`.
+    fn waited(&self, about: &mut About, at: Instant, outcome: &str) {
+        if std::mem::replace(&mut about.counted, true) {
+            return;
+        }
+        let wait = at.saturating_duration_since(about.entered);
+        let labels = [&*about.tenant, self.class(about.class)];
+        self.metrics.queue_wait_seconds.with_label_values(&labels).observe(wait.as_secs_f64());
+        self.count(about, outcome);
+        let predicted = about.entry.wait.filter(|predicted| outcome == DISPATCHED && *predicted >= MIN_PREDICTION);
+        if let Some(predicted) = predicted {
+            self.metrics.queue_wait_ratio.observe(wait.as_secs_f64() / predicted.as_secs_f64());
+        }
+    }
+}
+
+const DISPATCHED: &str = "dispatched";
+
+fn refused(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Full { .. } => "full",
+        Refusal::TooLong { .. } => "too_long",
+        Refusal::Expired { .. } => "expired",
+        Refusal::TooWide { .. } => "too_wide",
     }
 }
 
 impl State {
-    /// Starts whoever can start; their wakers are to be called when the lock is gone.
-    fn dispatch(&mut self) -> Vec<Waker> {
+    /// Starts and refuses whoever it is time for; their wakers are to be called when the lock is gone.
+    fn decide(&mut self, now: Instant) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        while let Some((place, id)) = self.next() {
-            let (Some(waiter), Some(replica)) = (self.waiting.remove(&place), self.replicas.get_mut(&id)) else {
-                break;
+        while let Some(decision) = self.scheduler.next(now) {
+            let (ticket, outcome) = match decision {
+                Decision::Start { ticket, replica, may_use_cache, served } => {
+                    (ticket, Ok(Grant { replica, may_use_cache, served }))
+                }
+                Decision::Refuse { ticket, refusal } => (ticket, Err(refusal)),
             };
-            replica.in_flight += waiter.slots;
-            self.decided.insert(place, Ok(id));
-            wakers.extend(waiter.waker);
+            self.decided.insert(ticket, Decided { at: now, outcome });
+            wakers.extend(self.wakers.remove(&ticket));
         }
         wakers
-    }
-
-    /// The head of the queue and the replica with the most free slots, if the head fits there.
-    fn next(&self) -> Option<(u64, ReplicaId)> {
-        let ready = || self.replicas.iter().filter(|(_, replica)| replica.ready);
-        let widest = ready().map(|(_, replica)| replica.total).max()?;
-        let (&place, head) = self.waiting.iter().find(|(_, waiter)| waiter.slots <= widest)?;
-        let (&id, replica) = ready().min_by_key(|(_, replica)| Reverse(replica.free()))?;
-        (replica.free() >= head.slots).then_some((place, id))
-    }
-
-    /// Refuses what is wider than every replica that is known, ready or not.
-    fn check_width(&self, slots: u32) -> Result<(), Refusal> {
-        let widest = self.replicas.values().map(|replica| replica.total).max().unwrap_or(0);
-        if widest > 0 && slots > widest { Err(Refusal::TooWide { slots: widest }) } else { Ok(()) }
-    }
-
-    /// Refuses waiters that no replica can hold any more.
-    fn refuse_too_wide(&mut self) -> Vec<Waker> {
-        let refused: Vec<_> = self
-            .waiting
-            .iter()
-            .filter_map(|(&place, waiter)| Some((place, self.check_width(waiter.slots).err()?)))
-            .collect();
-        let mut wakers = Vec::new();
-        for (place, refusal) in refused {
-            self.decided.insert(place, Err(refusal));
-            wakers.extend(self.waiting.remove(&place).and_then(|waiter| waiter.waker));
-        }
-        wakers
-    }
-
-    fn free(&mut self, id: ReplicaId, slots: u32) {
-        if let Some(replica) = self.replicas.get_mut(&id) {
-            replica.in_flight = replica.in_flight.saturating_sub(slots);
-        }
-    }
-}
-
-impl Replica {
-    fn free(&self) -> u32 {
-        self.total.saturating_sub(self.in_flight)
     }
 }
 
@@ -227,89 +258,36 @@ fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// A place in the queue. Dropping it leaves the queue at once, and passes on a slot that it was just given.
-///
-/// Resolves to the slot, or to [`Refusal::TooWide`] when the replicas came back too small for it.
-#[must_use = "dropping it leaves the queue"]
-pub struct Waiting {
-    shared: Arc<Shared>,
-    place: u64,
-    slots: u32,
-}
+/// Tickets and queues for tests of any room.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+    use crate::config::Order;
 
-impl Waiting {
-    /// How many wait before this one: 0 is next, or has been given its slot.
-    pub fn position(&self) -> usize {
-        self.shared.lock().waiting.range(..self.place).count()
+    pub(crate) fn settings() -> Settings {
+        let class = |name: &str, weight| Class { name: name.into(), weight, strict: false };
+        let classes = vec![class("batch", 1), class("interactive", 8), class("standard", 4)];
+        Settings { order: Order::Fair, classes, locality_slack: 0, locality_passes: 0 }
     }
-}
 
-impl Future for Waiting {
-    type Output = Result<Slot, Refusal>;
+    pub(crate) fn queue() -> Queue {
+        Queue::new(settings(), Arc::new(Metrics::new().unwrap()))
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.shared.lock();
-        if let Some(outcome) = state.decided.remove(&self.place) {
-            drop(state);
-            let slot = |replica| Slot { shared: Arc::clone(&self.shared), replica, slots: self.slots };
-            return Poll::Ready(outcome.map(slot));
+    pub(crate) fn ticket(tenant: &str, slots: u32) -> Ticket {
+        Ticket {
+            tenant: tenant.into(),
+            key: tenant.into(),
+            surface: "chat",
+            class: ClassId(2),
+            weight: 1,
+            slots,
+            caps: Caps::default(),
+            work: Work { prompt: 100, output: 100 },
+            untold_output: 0,
+            deadline: Instant::now() + Duration::from_secs(600),
+            prefix: Prefix::default(),
+            private: false,
         }
-        let mut stale = None;
-        if let Some(waiter) = state.waiting.get_mut(&self.place)
-            && !waiter.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            stale = waiter.waker.replace(cx.waker().clone());
-        }
-        drop(state);
-        drop(stale);
-        Poll::Pending
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        let left = state.waiting.remove(&self.place);
-        if let Some(Ok(replica)) = state.decided.remove(&self.place) {
-            state.free(replica, self.slots);
-        }
-        // The head may have been all that held up the others, also when it took nothing.
-        let wakers = state.dispatch();
-        drop(state);
-        drop(left);
-        wake(wakers);
-    }
-}
-
-/// The right to have a request in flight on a replica. Dropping it gives the slots back and starts the next one.
-#[must_use = "dropping it gives the slot back"]
-pub struct Slot {
-    shared: Arc<Shared>,
-    replica: ReplicaId,
-    slots: u32,
-}
-
-impl Slot {
-    /// Where the request is to be sent.
-    pub fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.shared.give_back(self.replica, self.slots);
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("replica", &self.replica).field("slots", &self.slots).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").field("place", &self.place).field("slots", &self.slots).finish_non_exhaustive()
     }
 }

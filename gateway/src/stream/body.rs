@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
@@ -15,11 +16,12 @@ use tokio::time::Instant;
 
 use super::clocks::{Clocks, Due, expired};
 use super::meter::{Meter, Seen};
-use super::{Expired, Running, lost};
+use super::{Ended, Running, lost};
 use crate::account::Answered;
 use crate::error::{Dialect, Reason, Rejection};
 use crate::ledger::{Closing, Ending};
 use crate::metrics::Metrics;
+use crate::queue::{Outlook, View};
 use crate::upstream::errors;
 
 /// A comment: ignored by every client, but bytes on the wire.
@@ -50,8 +52,14 @@ pub struct Surroundings {
     pub request_id: Arc<str>,
     /// Set when the 200 goes out.
     pub answered: Answered,
-    /// Comes true when the gateway's drain grace is over.
-    pub drain_expired: Expired,
+    /// Comes true when the stream must end before llama-server's reply does.
+    pub ended: Ended,
+    /// Where to look for what the request can expect while it waits for its slot.
+    pub view: View,
+    /// How often it is told that.
+    pub queue_update: Duration,
+    /// A comment is sent after so long a silence.
+    pub keep_alive: Duration,
     /// Where bytes are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -63,13 +71,17 @@ pub struct StreamBody {
     clocks: Clocks,
     out: BytesMut,
     unreadable: u64,
+    /// The stream has just been opened, and is to be told that it waits.
+    greet: bool,
     around: Surroundings,
 }
 
 impl StreamBody {
     /// A body for the answer that `opening` will bring.
-    pub fn new(opening: Opening, meter: Meter, clocks: Clocks, around: Surroundings) -> Self {
-        Self { state: State::Opening(opening), meter, clocks, out: BytesMut::new(), unreadable: 0, around }
+    pub fn new(opening: Opening, meter: Meter, around: Surroundings) -> Self {
+        let clocks = Clocks::new(Some(around.keep_alive));
+        let state = State::Opening(opening);
+        Self { state, meter, clocks, out: BytesMut::new(), unreadable: 0, greet: false, around }
     }
 
     /// Drives the request until llama-server has answered or it has failed.
@@ -78,6 +90,7 @@ impl StreamBody {
         match opening.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(running)) => {
+                self.clocks.keep_alive(self.around.keep_alive);
                 self.clocks.start(running.deadlines);
                 self.state = State::Running(running);
                 Poll::Ready(Ok(()))
@@ -90,8 +103,29 @@ impl StreamBody {
     }
 
     /// The 200 goes out now.
-    pub fn answered(&self) {
+    pub fn answered(&mut self) {
         self.around.answered.set();
+        if self.outlook().is_some() {
+            self.greet = true;
+            self.clocks.keep_alive(self.around.queue_update.min(self.around.keep_alive));
+        }
+    }
+
+    /// What the request can expect while it waits for its slot.
+    fn outlook(&self) -> Option<Outlook> {
+        match self.state {
+            State::Opening(_) => self.around.view.outlook(),
+            _ => None,
+        }
+    }
+
+    /// A comment for a client that has heard nothing for a while.
+    fn company(&mut self) -> Bytes {
+        if let Some(outlook) = self.outlook() {
+            return queued(outlook);
+        }
+        self.clocks.keep_alive(self.around.keep_alive);
+        Bytes::from_static(KEEP_ALIVE)
     }
 
     /// The next bytes for the client: `None` when the stream is over.
@@ -113,15 +147,20 @@ impl StreamBody {
         }
         match &self.state {
             State::Closing { .. } => return Poll::Pending,
-            // An opening request watches the drain itself: it holds the account.
-            State::Opening(_) => {}
-            _ if self.around.drain_expired.as_mut().poll(context).is_ready() => {
-                return Poll::Ready(Step::Send(self.fail(&Rejection::draining())));
+            // An opening request watches for its end itself: it holds the account.
+            State::Opening(_) => {
+                if std::mem::take(&mut self.greet) {
+                    return Poll::Ready(Step::Send(self.company()));
+                }
             }
-            _ => {}
+            _ => {
+                if let Poll::Ready(rejection) = self.around.ended.as_mut().poll(context) {
+                    return Poll::Ready(Step::Send(self.fail(&rejection)));
+                }
+            }
         }
         self.clocks.poll(context).map(|due| match due {
-            Due::KeepAlive => Step::Send(Bytes::from_static(KEEP_ALIVE)),
+            Due::KeepAlive => Step::Send(self.company()),
             Due::Expired(reason) => Step::Send(self.fail(&expired(reason))),
         })
     }
@@ -173,29 +212,49 @@ impl StreamBody {
     fn seen(&mut self, seen: &Seen) -> Step {
         let State::Running(running) = &mut self.state else { return Step::End };
         let mut late = false;
-        if seen.outputs > 0 {
+        let goes_on = if seen.outputs > 0 {
             let now = Instant::now();
             late = self.clocks.total_is_over(now);
             self.clocks.output(now);
-            running.account.output(self.meter.count(), now);
+            running.output(self.meter.count(), now)
         } else {
             // The first events tell the prompt, before there is any output.
-            running.account.counted(self.meter.count());
-        }
+            running.counted(self.meter.count())
+        };
         if self.meter.unreadable() > self.unreadable {
             running.account.unreadable(self.meter.unreadable() - self.unreadable);
             self.unreadable = self.meter.unreadable();
+        }
+        let mut ending = Ending::Complete;
+        if !goes_on && !seen.terminal && seen.failed.is_none() {
+            // The client is given what it has used, and the events of an end.
+            if self.meter.cut(&running.names(), &mut self.out).is_some() {
+                ending = Ending::Cut;
+            }
         }
         let bytes = self.out.split().freeze();
         if let Some(message) = &seen.failed {
             return self.last(&bytes, &errors::in_stream(message));
         }
-        if !seen.terminal {
+        if !seen.terminal && ending == Ending::Complete {
             return if late { self.last(&bytes, &expired(Reason::TotalTimeout)) } else { Step::Send(bytes) };
         }
-        let Some(closing) = running.account.end(Ending::Complete) else { return Step::Send(bytes) };
+        self.close(ending, bytes)
+    }
+
+    /// The stream ends with `held`, once its row is durable.
+    fn close(&mut self, ending: Ending, held: Bytes) -> Step {
+        let State::Running(running) = &mut self.state else { return Step::End };
+        let Some(closing) = running.account.end(ending) else { return Step::Send(held) };
+        running.learn(self.meter.speed());
+        if ending == Ending::Cut {
+            // This ends it at llama-server, too.
+            running.body = None;
+        }
+        // llama-server is done: the next one may start, however long the row and this client's reading take.
+        running.slot = None;
         if let State::Running(running) = std::mem::replace(&mut self.state, State::Ended) {
-            self.state = State::Closing { running, closing, held: bytes };
+            self.state = State::Closing { running, closing, held };
         }
         Step::Again
     }
@@ -203,9 +262,7 @@ impl StreamBody {
     /// The row is durable (or the ledger has said loudly that it is not): the end may go out.
     fn closed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Closing { mut running, held, .. } => {
-                // llama-server is done: the next one may start, however long this client takes to read the end.
-                running.slot = None;
+            State::Closing { running, held, .. } => {
                 self.state = State::Running(running);
                 Step::Send(held)
             }
@@ -239,6 +296,13 @@ impl StreamBody {
     fn event(&self, rejection: &Rejection) -> Bytes {
         Bytes::from(rejection.event(self.around.dialect, &self.around.request_id))
     }
+}
+
+/// The comment that tells a waiting client what it can expect, in whole seconds.
+fn queued(outlook: Outlook) -> Bytes {
+    let Outlook { position, wait } = outlook;
+    let eta = wait.map(|wait| format!(" eta={:.0}", wait.as_secs_f64().ceil())).unwrap_or_default();
+    Bytes::from(format!(": queued position={position}{eta}\n\n"))
 }
 
 enum Step {

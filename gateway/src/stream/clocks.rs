@@ -49,6 +49,12 @@ impl Clocks {
         clocks
     }
 
+    /// Asks for a sign of life after so long a silence from now on.
+    pub fn keep_alive(&mut self, interval: Duration) {
+        self.keep_alive = Some(interval);
+        self.arm();
+    }
+
     /// The request is with llama-server: deadlines begin to count.
     pub fn start(&mut self, deadlines: Deadlines) {
         self.deadlines = Some(deadlines);
@@ -168,6 +174,16 @@ mod tests {
         clocks.start(deadlines(60, 5, 600));
         clocks.output(Instant::now());
         assert_eq!(next(&mut clocks).await, (Due::Expired(Reason::StreamIdleTimeout), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_can_be_kept_company_more_often() {
+        let mut clocks = Clocks::new(Some(Duration::from_secs(10)));
+        clocks.keep_alive(Duration::from_secs(4));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 4));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 4));
+        clocks.keep_alive(Duration::from_secs(10));
+        assert_eq!(next(&mut clocks).await, (Due::KeepAlive, 10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,11 +9,13 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use memchr::{memmem, memrchr};
 
+use super::cut::{Names, Shown};
 use super::sse::{Event, Piece, Splitter};
-use super::tally::Tally;
+use super::tally::{Tally, index_of};
 use super::timings::{self, Found};
 use super::usage;
 use crate::ledger::Count;
+use crate::queue::Speed;
 use crate::surface::{Ask, Surface};
 
 /// Bytes of one event at most: what one stream may make the gateway keep. The largest events are
@@ -54,8 +56,44 @@ impl Meter {
             usage_chunk: Vec::new(),
             usage_given: false,
             unreadable: 0,
+            timings: Vec::new(),
+            shown: None,
         };
         Self { splitter: Splitter::new(MAX_EVENT_BYTES), reader }
+    }
+
+    /// llama-server has counted the prompt before the request was let in: that is what counts where the reply gives
+    /// output and does not tell its prompt. A Messages stream whose first token is a part of a character has lost the
+    /// event that would.
+    pub fn admitted(&mut self, prompt: u64) {
+        self.reader.tally.admitted(prompt);
+    }
+
+    /// Remembers what is needed to [`cut`](Self::cut) the stream.
+    pub fn watch(&mut self) {
+        self.reader.shown = Shown::new(self.reader.surface);
+    }
+
+    /// Ends the stream here, as if the output cap had been reached: appends to `out` what the client gets for the
+    /// events of such an end, and gives the events as llama-server would have sent them. What llama-server goes on to
+    /// send is not to be pushed any more, and [`count`](Self::count) is that of the events.
+    ///
+    /// `None`: the stream cannot be ended here, because it was not watched, has shown nothing yet, or is within an
+    /// event of more than [`MAX_EVENT_BYTES`].
+    pub fn cut(&mut self, names: &Names<'_>, out: &mut BytesMut) -> Option<String> {
+        let Reader { shown, tally, timings, .. } = &self.reader;
+        let ending = shown.as_ref()?.ending(tally, str::from_utf8(timings).unwrap_or_default(), names)?;
+        if !self.splitter.discard() {
+            return None;
+        }
+        self.reader.shown = None;
+        self.push(ending.as_bytes(), out);
+        Some(ending)
+    }
+
+    /// How fast llama-server worked, by the last timings that it gave; `None` if it gave none.
+    pub fn speed(&self) -> Option<Speed> {
+        timings::speed(&self.reader.timings)
     }
 
     /// Takes one read from llama-server and appends to `out` what the client gets.
@@ -105,6 +143,10 @@ struct Reader {
     /// The client was given its usage chunk.
     usage_given: bool,
     unreadable: u64,
+    /// The last timings, with their key and the comma before it; or empty. Copied, and not read before the end.
+    timings: Vec<u8>,
+    /// What the stream has shown, if it may be cut.
+    shown: Option<Shown>,
 }
 
 /// One event of a surface, borrowed apart.
@@ -142,6 +184,9 @@ impl Reader {
             seen.failed = Some(message);
             return;
         }
+        if let Some(shown) = &mut self.shown {
+            shown.event(event.name, data);
+        }
         let part = Part { raw: event.raw, data, name: event.name };
         match self.surface {
             Surface::Chat | Surface::Completions => self.chunk(&part, out, seen),
@@ -159,11 +204,8 @@ impl Reader {
             seen.terminal = true;
             return self.pass(part.raw, out);
         }
-        let found = timings::find(part.data);
-        let body = match &found {
-            Found::At(range, _) => part.data.get(..range.start).unwrap_or(part.data),
-            Found::Absent | Found::Unclear => part.data,
-        };
+        let found = self.find_timings(part.data);
+        let (body, _) = found.cut_from(part.data);
         if memmem::find(body, b"\"usage\":{").is_some() {
             return self.chunk_with_usage(part, &found, out, seen);
         }
@@ -185,7 +227,7 @@ impl Reader {
             return self.pass(part.raw, out);
         }
         let opens = memmem::find(body, b"\"delta\":{\"role\":").is_some();
-        if !opens && !is_progress(part.data, &found) {
+        if !opens && !found.is_progress(part.data) {
             self.tally.event();
             seen.outputs += 1;
         }
@@ -213,7 +255,7 @@ impl Reader {
             self.pass(part.raw, out);
         } else {
             self.usage_chunk.clear();
-            self.usage_chunk.extend_from_slice(without_timings(part.data, found).0);
+            self.usage_chunk.extend_from_slice(found.cut_from(part.data).0);
             if self.tally.complete() {
                 self.give_merged_usage(out);
             }
@@ -253,12 +295,13 @@ impl Reader {
         };
         if matches!(name, b"response.completed" | b"response.incomplete" | b"response.failed") {
             seen.terminal = true;
+            self.find_timings(part.data);
             return match usage::of_response(part.data) {
                 Some(usage) if self.tally.usage(0, usage) => self.pass(part.raw, out),
                 _ => self.unread(part.raw, out, seen),
             };
         }
-        let found = timings::find(part.data);
+        let found = self.find_timings(part.data);
         if !name.starts_with(b"response.") || !self.count_timings(0, &found) {
             return self.unread(part.raw, out, seen);
         }
@@ -280,18 +323,15 @@ impl Reader {
                 }
                 true
             }
-            Some(b"message_start") => match usage::of_message_start(part.data) {
-                Some(prompt) => self.tally.prompt(0, prompt),
-                None => false,
-            },
-            Some(b"message_delta") => match usage::of_message_delta(part.data) {
-                Some(output) => {
-                    seen.terminal = true;
-                    self.tally.output(0, output);
-                    true
-                }
-                None => false,
-            },
+            Some(b"message_start") => {
+                usage::of_message_start(part.data).is_some_and(|prompt| self.tally.prompt(0, prompt))
+            }
+            Some(b"message_delta") => {
+                let output = usage::of_message_delta(part.data);
+                output.into_iter().for_each(|output| self.tally.output(0, output));
+                seen.terminal |= output.is_some();
+                output.is_some()
+            }
             Some(b"message_stop") => {
                 seen.terminal = true;
                 true
@@ -300,6 +340,16 @@ impl Reader {
             _ => false,
         };
         if understood { self.pass(part.raw, out) } else { self.unread(part.raw, out, seen) }
+    }
+
+    /// Looks for timings and keeps the last ones.
+    fn find_timings(&mut self, object: &[u8]) -> Found {
+        let found = timings::find(object);
+        if let Found::At(range, _) = &found {
+            self.timings.clear();
+            self.timings.extend_from_slice(object.get(range.clone()).unwrap_or_default());
+        }
+        found
     }
 
     /// `false`: there is something that looks like timings and cannot be used.
@@ -330,7 +380,7 @@ impl Reader {
             return self.pass(part.raw, out);
         }
         self.release(out);
-        let (head, tail) = without_timings(part.data, found);
+        let (head, tail) = found.cut_from(part.data);
         // `data` is a part of `raw`, so this is the length of what stands before it.
         let before = part.data.as_ptr().addr().saturating_sub(part.raw.as_ptr().addr());
         out.extend_from_slice(part.raw.get(..before).unwrap_or_default());
@@ -346,28 +396,4 @@ impl Reader {
             self.finish_chunk.clear();
         }
     }
-}
-
-/// An object before and behind its timings.
-fn without_timings<'a>(object: &'a [u8], found: &Found) -> (&'a [u8], &'a [u8]) {
-    match found {
-        Found::At(range, _) => {
-            (object.get(..range.start).unwrap_or_default(), object.get(range.end..).unwrap_or_default())
-        }
-        Found::Absent | Found::Unclear => (object, &[]),
-    }
-}
-
-/// Whether this tells the progress of the prompt: then `prompt_progress` follows the timings.
-fn is_progress(object: &[u8], found: &Found) -> bool {
-    matches!(found, Found::At(range, _) if range.end + 1 < object.len())
-}
-
-/// The `index` of a chunk's choice. It stands before anything else of that name, and within a text its quotes would
-/// be escaped.
-fn index_of(object: &[u8]) -> Option<usize> {
-    const KEY: &[u8] = b"\"index\":";
-    let value = object.get(memmem::find(object, KEY)? + KEY.len()..)?;
-    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
 }

@@ -106,6 +106,17 @@ impl Splitter {
         self.within_oversized = false;
     }
 
+    /// Forgets the beginning of an event: the stream ends before it does. `false`: its beginning was given already,
+    /// because it is larger than the bound, and nothing is forgotten.
+    pub fn discard(&mut self) -> bool {
+        if self.within_oversized {
+            return false;
+        }
+        self.clear_pending();
+        (self.line, self.crlf) = (Line::Empty, false);
+        true
+    }
+
     /// How many events were larger than the bound.
     pub fn oversized(&self) -> u64 {
         self.oversized

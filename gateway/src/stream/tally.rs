@@ -3,15 +3,26 @@
 //! llama-server decodes one sequence for each choice of each prompt and reports each one on its own, always with the
 //! whole prompt. Here they are put together: each prompt once, the output of all.
 
+use memchr::memmem;
+
 use super::timings::Timings;
 use super::usage::Usage;
 use crate::ledger::{Count, CountedBy};
 
 /// More sequences than any request can have: bounds the memory that a number in the stream can ask for.
-const MAX_SEQUENCES: usize = 1024;
+pub(super) const MAX_SEQUENCES: usize = 1024;
 
 /// llama-server counts context in 32 bits. A larger number is a fault, and must not make a sum overflow.
 const MAX_TOKENS: u64 = u32::MAX as u64;
+
+/// The sequence that a chunk belongs to: the `index` of its choice. It stands before anything else of that name, and
+/// within a text its quotes would be escaped.
+pub(super) fn index_of(chunk: &[u8]) -> Option<usize> {
+    const KEY: &[u8] = b"\"index\":";
+    let value = chunk.get(memmem::find(chunk, KEY)? + KEY.len()..)?;
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
+}
 
 /// How far the numbers of a sequence can be trusted, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,13 +53,22 @@ pub(super) struct Tally {
     sequences: Vec<Sequence>,
     /// Output events: what is left to count by where llama-server gives no numbers.
     events: u64,
+    /// Tokens of all prompts, as counted before: for a reply that does not tell.
+    admitted: Option<u64>,
+    /// The final output was told without a prompt.
+    output_alone: bool,
 }
 
 impl Tally {
     pub(super) fn new(prompts: u32, choices: u32) -> Self {
         let expected = usize::try_from(prompts.saturating_mul(choices)).unwrap_or(usize::MAX).max(1);
         let choices = usize::try_from(choices).unwrap_or(usize::MAX).max(1);
-        Self { expected, choices, sequences: Vec::new(), events: 0 }
+        Self { expected, choices, sequences: Vec::new(), events: 0, admitted: None, output_alone: false }
+    }
+
+    /// llama-server has counted all prompts before: so many tokens.
+    pub(super) fn admitted(&mut self, prompt: u64) {
+        self.admitted = Some(prompt.min(MAX_TOKENS));
     }
 
     /// The request has one sequence: nothing needs to be told apart.
@@ -76,7 +96,10 @@ impl Tally {
                 sequence.completion = completion.min(MAX_TOKENS);
                 sequence.source = Source::Usage;
             }
-            _ => self.events = self.events.max(completion.min(MAX_TOKENS)),
+            _ => {
+                self.events = self.events.max(completion.min(MAX_TOKENS));
+                self.output_alone = true;
+            }
         }
     }
 
@@ -123,6 +146,15 @@ impl Tally {
         if awaits(&last) { last } else { (0..MAX_SEQUENCES).find(awaits).unwrap_or(last) }
     }
 
+    /// The sequences whose final usage was not read, with what is known of theirs.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = (usize, Usage)> {
+        (0..self.expected.min(MAX_SEQUENCES)).filter_map(|index| {
+            let Sequence { prompt, cached, completion, source } =
+                self.sequences.get(index).copied().unwrap_or_default();
+            (source != Source::Usage).then_some((index, Usage { prompt, cached, completion }))
+        })
+    }
+
     /// The final usage of every sequence was read.
     pub(super) fn complete(&self) -> bool {
         self.sequences.iter().filter(|sequence| sequence.source == Source::Usage).count() >= self.expected
@@ -143,9 +175,14 @@ impl Tally {
             Source::Usage if self.complete() => CountedBy::Usage,
             Source::Usage | Source::Timings => CountedBy::Timings,
             Source::Nothing if self.events == 0 => CountedBy::Nothing,
-            Source::Prompt | Source::Nothing => {
+            Source::Prompt => {
                 count.completion = self.events;
                 CountedBy::Events
+            }
+            Source::Nothing => {
+                count.prompt = self.admitted.unwrap_or_default();
+                count.completion = self.events;
+                if self.output_alone && self.admitted.is_some() { CountedBy::Admission } else { CountedBy::Events }
             }
         };
         count
@@ -217,11 +254,27 @@ mod tests {
     }
 
     #[test]
-    fn final_output_without_a_prompt_is_a_lower_bound() {
+    fn output_without_a_prompt_is_counted_with_that_of_the_admission() {
+        for (admitted, prompt, by) in [(None, 0, CountedBy::Events), (Some(7), 7, CountedBy::Admission)] {
+            let mut tally = Tally::new(1, 1);
+            admitted.into_iter().for_each(|prompt| tally.admitted(prompt));
+            assert_eq!(tally.count(), Count::default(), "nothing was generated");
+            tally.event();
+            assert_eq!(tally.count(), count(prompt, 0, 1, CountedBy::Events));
+            tally.output(0, 5);
+            assert_eq!(tally.count(), count(prompt, 0, 5, by));
+        }
+    }
+
+    #[test]
+    fn what_the_reply_tells_of_its_prompt_wins_over_the_admission() {
         let mut tally = Tally::new(1, 1);
+        tally.admitted(9);
+        assert!(tally.prompt(0, usage(7, 3, 0)));
         tally.event();
+        assert_eq!(tally.count(), count(7, 3, 1, CountedBy::Events));
         tally.output(0, 5);
-        assert_eq!(tally.count(), count(0, 0, 5, CountedBy::Events));
+        assert_eq!(tally.count(), count(7, 3, 5, CountedBy::Usage));
     }
 
     #[test]

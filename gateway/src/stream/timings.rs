@@ -6,6 +6,9 @@
 use std::ops::Range;
 
 use memchr::{memchr, memmem, memrchr};
+use serde::Deserialize;
+
+use crate::queue::Speed;
 
 /// The token counts of one `timings` object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,23 @@ pub(super) enum Found {
     /// Timings, and the bytes that hold them: the comma before the key to the closing brace. Without these bytes
     /// the object is what it would have been without timings.
     At(Range<usize>, Timings),
+}
+
+impl Found {
+    /// What of `object`, in which this was found, stands before the timings and what behind them.
+    pub(super) fn cut_from<'a>(&self, object: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        match self {
+            Self::At(range, _) => {
+                (object.get(..range.start).unwrap_or_default(), object.get(range.end..).unwrap_or_default())
+            }
+            Self::Absent | Self::Unclear => (object, &[]),
+        }
+    }
+
+    /// Whether `object` tells the progress of the prompt: then `prompt_progress` follows the timings.
+    pub(super) fn is_progress(&self, object: &[u8]) -> bool {
+        matches!(self, Self::At(range, _) if range.end + 1 < object.len())
+    }
 }
 
 const KEY: &[u8] = b",\"timings\":";
@@ -85,6 +105,28 @@ fn read(object: &[u8]) -> Option<Timings> {
     }
 }
 
+/// How fast llama-server worked, by the timings at the end of `object`; `None` if there are none, or times that are no
+/// numbers. `object` may also be the member alone, with the comma before it.
+pub(super) fn speed(object: &[u8]) -> Option<Speed> {
+    #[derive(Deserialize)]
+    struct Times {
+        prompt_n: u64,
+        prompt_ms: f64,
+        predicted_n: u64,
+        predicted_ms: f64,
+    }
+    let value = object.get(memmem::rfind(object, KEY)? + KEY.len()..)?;
+    // What follows the value is not looked at: the brace that closes the object, the progress of the prompt.
+    let times = Times::deserialize(&mut serde_json::Deserializer::from_slice(value)).ok()?;
+    Some(Speed {
+        prompt_tokens: times.prompt_n,
+        prompt_ms: times.prompt_ms,
+        // The first token comes with the prompt: the time of the output begins behind it.
+        output_tokens: times.predicted_n.saturating_sub(1),
+        output_ms: times.predicted_ms,
+    })
+}
+
 /// Whether `value` is a number, or `null`, which stands for one that is not finite.
 fn is_number(value: &[u8]) -> bool {
     let numeric = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
@@ -131,6 +173,19 @@ mod tests {
         let object = format!(r#"{{"a":1,{TIMINGS},"prompt_progress":{{"total":4,"cache":0}}}}"#);
         let rest = r#"{"a":1,"prompt_progress":{"total":4,"cache":0}}"#;
         assert_eq!(cut(&object).map(|(rest, _)| rest).as_deref(), Some(rest));
+    }
+
+    #[test]
+    fn the_speed_is_read_wherever_timings_are_last() {
+        let timings = r#","timings":{"cache_n":24,"prompt_n":8,"prompt_ms":35.1,"predicted_n":3,"predicted_ms":20.5}"#;
+        let expected = Speed { prompt_tokens: 8, prompt_ms: 35.1, output_tokens: 2, output_ms: 20.5 };
+        let progress = r#","prompt_progress":{"total":4}"#;
+        for object in [timings, &format!(r#"{{"a":1{timings}}}"#), &format!(r#"{{"a":1{timings}{progress}}}"#)] {
+            assert_eq!(speed(object.as_bytes()), Some(expected), "{object}");
+        }
+        for none in ["", r#"{"usage":{}}"#, r#"{"a":1,"timings":{"prompt_n":8,"prompt_ms":null}}"#] {
+            assert_eq!(speed(none.as_bytes()), None, "{none}");
+        }
     }
 
     #[test]

@@ -152,6 +152,16 @@ pub(super) fn of_failure(name: Option<&[u8]>, data: &[u8]) -> Option<String> {
     }
 }
 
+/// `usage` as chat and text completions have it.
+pub(super) fn written(usage: Usage) -> String {
+    let Usage { prompt, cached, completion } = usage;
+    let total = prompt.saturating_add(completion);
+    format!(
+        "{{\"completion_tokens\":{completion},\"prompt_tokens\":{prompt},\"total_tokens\":{total},\
+         \"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}}}"
+    )
+}
+
 /// Appends the event of a usage chunk with the numbers of the whole request instead of its own.
 ///
 /// `chunk` is the object without timings, so that usage is its last member.
@@ -159,11 +169,7 @@ pub(super) fn write_merged(chunk: &[u8], count: &Count, out: &mut BytesMut) {
     const KEY: &[u8] = b"\"usage\":";
     let head = memmem::rfind(chunk, KEY).and_then(|at| chunk.get(..at + KEY.len())).unwrap_or_default();
     let Count { prompt, cached, completion, .. } = *count;
-    let total = prompt.saturating_add(completion);
-    let usage = format!(
-        "{{\"completion_tokens\":{completion},\"prompt_tokens\":{prompt},\"total_tokens\":{total},\
-         \"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}}}"
-    );
+    let usage = written(Usage { prompt, cached, completion });
     for part in [&b"data: "[..], head, usage.as_bytes(), b"}\n\n"] {
         out.extend_from_slice(part);
     }

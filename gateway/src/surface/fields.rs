@@ -18,6 +18,7 @@ use super::table;
 use super::{Ask, Surface};
 use crate::config;
 use crate::error::{Reason, Rejection};
+use crate::queue::PrefixReader;
 
 /// The longest model name that is looked at, in bytes as written.
 const MODEL_BYTES: usize = 256;
@@ -80,11 +81,11 @@ fn allow(known: &mut HashMap<Cow<'static, str>, (Rule, &'static str)>, label: &s
     Ok(())
 }
 
-/// Reads a request body.
+/// Reads a request body. `default_cap`: output tokens of one choice where the body names no cap.
 ///
 /// # Errors
 /// A 400 that names the field at fault and says what it must be.
-pub fn read(surface: Surface, body: &Bytes, bounds: &Bounds) -> Result<Ask, Rejection> {
+pub fn read(surface: Surface, body: &Bytes, bounds: &Bounds, default_cap: u32) -> Result<Ask, Rejection> {
     let invalid = |message: String| Rejection::new(Reason::InvalidRequest, message);
     if body.is_empty() {
         return Err(invalid("the request body is empty".to_owned()));
@@ -106,7 +107,8 @@ pub fn read(surface: Surface, body: &Bytes, bounds: &Bounds) -> Result<Ask, Reje
             draft.take(name, rule, why, value)?;
         }
     }
-    draft.finish(bounds.max_output_tokens)
+    draft.cap = Some(draft.cap.unwrap_or(i64::from(default_cap)).min(i64::from(bounds.max_output_tokens)));
+    draft.finish()
 }
 
 /// A name of the client's, short enough to be said back.
@@ -127,6 +129,7 @@ struct Draft {
     choices: Option<u32>,
     prompts: u32,
     folding: Folding,
+    begins: PrefixReader,
     /// Which of the required fields were there.
     given: Vec<&'static str>,
     /// The upstream body: `{` and the members so far, each with a comma behind it.
@@ -150,6 +153,7 @@ impl Draft {
             choices: None,
             prompts: 1,
             folding: Folding::default(),
+            begins: PrefixReader::default(),
             given: Vec::new(),
             out,
         }
@@ -190,6 +194,7 @@ impl Draft {
         }
         let required = table::required(self.surface).iter().copied().flatten();
         self.given.extend(required.filter(|required| **required == name));
+        self.begins.push(value.get().as_bytes());
         self.put(name, value.get());
         Ok(())
     }
@@ -225,16 +230,16 @@ impl Draft {
     }
 
     /// Adds the gateway's own members and closes the body.
-    fn finish(mut self, max_output_tokens: u32) -> Result<Ask, Rejection> {
+    fn finish(mut self) -> Result<Ask, Rejection> {
         for names in table::required(self.surface) {
             if !names.iter().any(|name| self.given.contains(name)) {
                 let [name, ..] = names else { continue };
                 return Err(Rejection::field(*name, format!("`{name}` is required")));
             }
         }
+        let output_cap = self.cap.and_then(|cap| u32::try_from(cap).ok()).unwrap_or_default();
         if let Some(name) = table::cap_name(self.surface) {
-            let cap = smaller(self.cap, Some(i64::from(max_output_tokens))).unwrap_or_default();
-            self.put(name, &cap.to_string());
+            self.put(name, &output_cap.to_string());
         }
         if let Some(choices) = self.choices {
             self.put("n", &choices.to_string());
@@ -267,6 +272,8 @@ impl Draft {
             timings_per_token: self.timings_per_token,
             prompts: self.prompts,
             choices: self.choices.unwrap_or(1),
+            output_cap,
+            prefix: self.begins.finish(),
             upstream_body: Bytes::from(self.out),
         })
     }

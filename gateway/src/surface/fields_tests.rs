@@ -16,11 +16,16 @@ fn bounds_with(extra: &[(&str, &str)]) -> anyhow::Result<Bounds> {
     for (label, name) in extra {
         extra_fields.entry((*label).to_owned()).or_default().push((*name).to_owned());
     }
-    Bounds::new(&config::Requests { max_output_tokens: 1000, max_json_depth: 64, extra_fields })
+    Bounds::new(&config::Requests {
+        max_output_tokens: 1000,
+        max_json_depth: 64,
+        white_space_keep_alive: false,
+        extra_fields,
+    })
 }
 
 fn read_text(surface: Surface, body: &str) -> Result<Ask, Rejection> {
-    read(surface, &Bytes::copy_from_slice(body.as_bytes()), &bounds())
+    read(surface, &Bytes::copy_from_slice(body.as_bytes()), &bounds(), 32_768)
 }
 
 /// A chat request with further fields.
@@ -373,7 +378,7 @@ fn bodies_that_are_no_object_or_not_clean_are_refused() {
         let rejection = refused(read_text(Surface::Chat, bad));
         assert!(rejection.message.len() < 300, "{}", rejection.message);
     }
-    assert!(read(Surface::Chat, &Bytes::from_static(b"{\"messages\":[\"\xff\"]}"), &bounds()).is_err());
+    assert!(read(Surface::Chat, &Bytes::from_static(b"{\"messages\":[\"\xff\"]}"), &bounds(), 32_768).is_err());
     assert!(refused(read_text(Surface::Chat, &nested)).message.contains("64 levels"));
     let members: Vec<_> = (0..300).map(|at| format!(r#""f{at}":1"#)).collect();
     assert!(refused(chat(&members.join(","))).message.contains("more than 256 fields"));
@@ -425,10 +430,10 @@ fn what_the_responses_api_stores_elsewhere_is_refused() {
 fn operators_let_further_fields_pass() {
     let bounds = bounds_with(&[("chat", "new_sampler"), ("chat", "id_slot")]).unwrap();
     let body = Bytes::from_static(br#"{"messages":[],"new_sampler":{"a":1},"id_slot":1}"#);
-    let ask = read(Surface::Chat, &body, &bounds).unwrap();
+    let ask = read(Surface::Chat, &body, &bounds, 32_768).unwrap();
     assert_eq!((&sent(&ask)["new_sampler"], &sent(&ask)["id_slot"]), (&json!({"a": 1}), &json!(1)));
     let body = Bytes::from_static(br#"{"prompt":"a","new_sampler":1}"#);
-    assert!(sent(&read(Surface::Completions, &body, &bounds).unwrap()).get("new_sampler").is_none());
+    assert!(sent(&read(Surface::Completions, &body, &bounds, 32_768).unwrap()).get("new_sampler").is_none());
     for (label, name) in [("chats", "a"), ("chat", "n_predict"), ("chat", "stream"), ("chat", "a\"b"), ("chat", "")] {
         assert!(bounds_with(&[(label, name)]).is_err(), "{label} {name}");
     }
@@ -478,7 +483,7 @@ proptest! {
         let text = Value::Object(body).to_string();
         // Read back, since numbers lose a digit on the way to text and back.
         let body: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
-        if let Ok(ask) = read(surface, &Bytes::from(text), &bounds) {
+        if let Ok(ask) = read(surface, &Bytes::from(text), &bounds, 32_768) {
             let sent = sent(&ask).as_object().unwrap().clone();
             for (name, value) in &sent {
                 let (_, rule, _) = bounds.find(surface, name).unwrap();
@@ -496,13 +501,13 @@ proptest! {
         let mut wrapped = br#"{"messages":["#.to_vec();
         wrapped.extend_from_slice(&bytes);
         for body in [bytes, wrapped] {
-            drop(read(Surface::Chat, &Bytes::from(body), &bounds()));
+            drop(read(Surface::Chat, &Bytes::from(body), &bounds(), 32_768));
         }
     }
 
     #[test]
     fn no_cut_of_a_request_is_read(at in 0_usize..70) {
         let body = br#"{"messages":[{"role":"user","content":"\u00e9"}],"stop":["a"],"top_k":40}"#;
-        prop_assert!(read(Surface::Chat, &Bytes::copy_from_slice(&body[..at]), &bounds()).is_err());
+        prop_assert!(read(Surface::Chat, &Bytes::copy_from_slice(&body[..at]), &bounds(), 32_768).is_err());
     }
 }

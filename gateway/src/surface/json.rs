@@ -159,6 +159,24 @@ pub(super) fn items(value: &RawValue) -> Option<Items> {
     serde_json::Deserializer::from_str(value.get()).deserialize_any(ItemsVisitor).ok()
 }
 
+/// Shows `take` each item of an array, as long as it wants them. `None`: it did not want one, or this is no array.
+pub(super) fn each<'a>(value: &'a RawValue, take: &mut dyn FnMut(&'a RawValue) -> Option<()>) -> Option<()> {
+    struct EachVisitor<'f, 'de>(&'f mut dyn FnMut(&'de RawValue) -> Option<()>);
+    impl<'de> Visitor<'de> for EachVisitor<'_, 'de> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+            while let Some(item) = seq.next_element::<&'de RawValue>()? {
+                (self.0)(item).ok_or_else(|| A::Error::custom("not wanted"))?;
+            }
+            Ok(())
+        }
+    }
+    serde_json::Deserializer::from_str(value.get()).deserialize_seq(EachVisitor(take)).ok()
+}
+
 /// Where in a conversation a walk stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {

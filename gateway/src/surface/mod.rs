@@ -8,14 +8,18 @@ mod document;
 pub mod fields;
 mod json;
 pub mod models;
+mod prompt;
 mod rule;
 mod schema;
 mod table;
 pub mod usage;
 
+pub use prompt::{Fingerprint, Pieces, cached_only};
+
 use bytes::Bytes;
 
 use crate::error::Dialect;
+use crate::queue::Prefix;
 
 /// One API that clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +132,10 @@ pub struct Ask {
     pub prompts: u32,
     /// How many choices are generated for each prompt (`n`).
     pub choices: u32,
+    /// Output tokens of each choice at most.
+    pub output_cap: u32,
+    /// The beginning of the prompt.
+    pub prefix: Prefix,
     /// The body for llama-server.
     pub upstream_body: Bytes,
 }
@@ -136,5 +144,27 @@ impl Ask {
     /// How many sequences llama-server decodes at once for this request: one slot each.
     pub fn sequences(&self) -> u32 {
         self.prompts.saturating_mul(self.choices)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// A request as the gateway reads it.
+    pub(crate) fn ask(surface: Surface, body: &serde_json::Value) -> Ask {
+        let requests = crate::config::Requests {
+            max_output_tokens: 1000,
+            max_json_depth: 64,
+            white_space_keep_alive: false,
+            extra_fields: std::collections::BTreeMap::default(),
+        };
+        let bounds = fields::Bounds::new(&requests).unwrap();
+        fields::read(surface, &Bytes::from(body.to_string()), &bounds, 1000).unwrap()
+    }
+
+    /// A chat with one message.
+    pub(crate) fn chat(text: &str) -> Ask {
+        ask(Surface::Chat, &serde_json::json!({"messages": [{"role": "user", "content": text}]}))
     }
 }

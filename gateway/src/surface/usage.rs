@@ -91,7 +91,7 @@ mod tests {
     fn count(surface: Surface, request: &str, reply: &str) -> (String, Option<Count>) {
         let config = crate::config::load(None, std::iter::empty(), &crate::config::Overrides::default()).unwrap();
         let bounds = Bounds::new(&config.requests).unwrap();
-        let ask = read(surface, &Bytes::copy_from_slice(request.as_bytes()), &bounds).unwrap();
+        let ask = read(surface, &Bytes::copy_from_slice(request.as_bytes()), &bounds, 32_768).unwrap();
         let (reply, count) = of_reply(&ask, Bytes::copy_from_slice(reply.as_bytes()));
         (String::from_utf8(reply.to_vec()).unwrap(), count)
     }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -13,9 +12,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use super::board::Readiness;
 use super::pool::Pool;
-use super::replica::Readiness;
-use super::wire::{Lost, ReplyBody, ReplyError, Wire};
+use super::replica::host_and_port;
+use super::wire::{Lost, ReplyBody, ReplyError, Traffic, Wire};
 
 /// Why a request got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,15 @@ pub enum SendError {
         address: String,
         /// What the connection said.
         source: io::Error,
+    },
+    /// The connection was reset before anything came back: the replica had closed it with unread bytes, so that the
+    /// request had not begun. (One that was read and then lost with its process ends without a reset.)
+    #[error("{address} has not read the request: {source}")]
+    Unread {
+        /// `host:port`, for the operator only.
+        address: String,
+        /// What the connection said.
+        source: ReplyError,
     },
     /// The connection broke before the head of a reply had arrived, or what came was none.
     #[error("no reply from {address}: {source}")]
@@ -56,6 +65,11 @@ impl SendError {
     pub(super) fn is_refused(&self) -> bool {
         matches!(self, Self::Connect { source, .. } if source.kind() != io::ErrorKind::TimedOut)
     }
+
+    /// No replica has begun to work on the request, so it may be sent to another one.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Unread { .. } | Self::NoReplica(_))
+    }
 }
 
 /// What the connections to all replicas have in common.
@@ -76,8 +90,8 @@ impl Dialer {
             headers.extend_from_slice(key.as_bytes());
             headers.extend_from_slice(b"\r\n");
         }
-        let (connect_timeout, pool, heard) = (self.connect_timeout, Arc::default(), Arc::default());
-        Link { authority, headers, connect_timeout, pool, heard }
+        let (connect_timeout, pool, traffic) = (self.connect_timeout, Arc::default(), Arc::default());
+        Link { authority, headers, connect_timeout, pool, traffic }
     }
 }
 
@@ -88,14 +102,17 @@ pub(super) struct Link {
     headers: Vec<u8>,
     connect_timeout: Duration,
     pool: Arc<Pool>,
-    heard: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
 }
 
 impl Link {
     pub(super) async fn post(&self, path: &'static str, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
         let length = body.len();
         let head = self.head("POST ", path, &format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
-        self.request(head, body).await
+        let begun = self.traffic.begin();
+        let reply = self.request(head, body).await;
+        begun.done();
+        reply
     }
 
     pub(super) async fn get(&self, path: &'static str) -> Result<Response<ReplyBody>, SendError> {
@@ -105,7 +122,12 @@ impl Link {
     /// How many times bytes came from the replica, on any connection. A replica that is heard is alive, even when it
     /// has no thread for a probe.
     pub(super) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
+        self.traffic.heard()
+    }
+
+    /// How many requests were given up before their reply was over.
+    pub(super) fn abandoned(&self) -> u64 {
+        self.traffic.abandoned()
     }
 
     fn head(&self, method: &str, path: &'static str, more: &str) -> Bytes {
@@ -113,29 +135,35 @@ impl Link {
     }
 
     async fn request(&self, head: Bytes, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
+        let mut earlier = None;
         if let Some(wire) = self.pool.take() {
             match wire.exchange(head.clone().chain(body.clone()), &self.pool).await {
                 Ok(reply) => return Ok(reply),
                 // The server may have closed it while it was idle, which is no answer to this request. Only once:
                 // a new connection cannot have been idle.
-                Err(Lost { unanswered: true, .. }) => {}
-                Err(Lost { error, .. }) => return Err(self.broken(error)),
+                Err(lost) if lost.unanswered => earlier = Some(lost),
+                Err(lost) => return Err(self.broken(lost)),
             }
         }
-        let connected = self.connect().await;
-        let stream = connected.map_err(|source| SendError::Connect { address: self.authority.to_string(), source })?;
-        let wire = Wire::new(stream, Arc::clone(&self.heard));
-        wire.exchange(head.chain(body), &self.pool).await.map_err(|lost| self.broken(lost.error))
+        let stream = match (self.connect().await, earlier) {
+            (Ok(stream), _) => stream,
+            // The request itself may be what the process died of: it must not be taken to the next one.
+            (Err(_), Some(lost)) if !lost.is_unread() => return Err(self.broken(lost)),
+            (Err(source), _) => return Err(SendError::Connect { address: self.authority.to_string(), source }),
+        };
+        let wire = Wire::new(stream, Arc::clone(&self.traffic));
+        wire.exchange(head.chain(body), &self.pool).await.map_err(|lost| self.broken(lost))
     }
 
-    fn broken(&self, source: ReplyError) -> SendError {
-        SendError::Broken { address: self.authority.to_string(), source }
+    fn broken(&self, lost: Lost) -> SendError {
+        let (address, unread) = (self.authority.to_string(), lost.is_unread());
+        let source = lost.error;
+        if unread { SendError::Unread { address, source } } else { SendError::Broken { address, source } }
     }
 
     /// Connects to the first address of the host that can be connected to; each has its share of the time.
     async fn connect(&self) -> io::Result<TcpStream> {
-        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
-        let found = timeout(self.connect_timeout, lookup_host((host, self.authority.port_u16().unwrap_or(80)))).await;
+        let found = timeout(self.connect_timeout, lookup_host(host_and_port(&self.authority))).await;
         let addresses: Vec<_> = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.collect();
         let share = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");

@@ -3,8 +3,6 @@
 //! Takes status and body of a reply that is no success; gives the [`Rejection`] that the client is told. Whose fault
 //! it was decides: llama-server's texts about the request reach the client, all others only the operator.
 
-use std::time::Duration;
-
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -14,8 +12,6 @@ use crate::error::{Reason, Rejection};
 const PUBLIC_CHARS: usize = 300;
 /// Characters of a text for the operator at most.
 const OPERATOR_CHARS: usize = 500;
-/// When to look again whether the model is loaded.
-const LOADING: Duration = Duration::from_secs(5);
 
 /// Beginnings and parts of the messages which llama-server sends with status 500 although the request is at fault:
 /// they come from the reading of the request, before anything runs.
@@ -82,9 +78,7 @@ pub fn rejection(status: StatusCode, body: &[u8]) -> Rejection {
     match (status.as_u16(), fault.r#type.as_str()) {
         (_, "exceed_context_size_error") => context_exceeded(&fault),
         (503, _) | (_, "unavailable_error") => {
-            Rejection::new(Reason::ModelLoading, "the model is being loaded, try again soon")
-                .operator(clean(&fault.message, OPERATOR_CHARS))
-                .retry_after(LOADING)
+            Rejection::model_loading().operator(clean(&fault.message, OPERATOR_CHARS))
         }
         (501, _) | (_, "not_supported_error") => not_supported(&fault.message),
         (400, _) => invalid(&fault.message),
@@ -95,13 +89,17 @@ pub fn rejection(status: StatusCode, body: &[u8]) -> Rejection {
 }
 
 fn context_exceeded(fault: &Fault) -> Rejection {
-    let message = match (fault.n_prompt_tokens, fault.n_ctx) {
-        (Some(prompt), Some(context)) => {
-            format!("the request has {prompt} tokens, more than the context of {context} tokens holds")
-        }
-        _ => "the request has more tokens than the context holds".to_owned(),
-    };
+    if let (Some(prompt), Some(context)) = (fault.n_prompt_tokens, fault.n_ctx) {
+        return too_long("messages", prompt, context);
+    }
+    let message = "the request has more tokens than the context holds";
     Rejection { param: Some("messages".to_owned()), ..Rejection::new(Reason::ContextLengthExceeded, message) }
+}
+
+/// The refusal of a prompt of so many tokens, in the field `param`, by a context of so many.
+pub fn too_long(param: &str, prompt: u64, context: u64) -> Rejection {
+    let message = format!("the request has {prompt} tokens, more than the context of {context} tokens holds");
+    Rejection { param: Some(param.to_owned()), ..Rejection::new(Reason::ContextLengthExceeded, message) }
 }
 
 fn not_supported(message: &str) -> Rejection {
@@ -203,7 +201,8 @@ mod tests {
     #[test]
     fn a_model_that_loads_asks_for_a_retry() {
         let rejection = recorded("503-loading");
-        assert_eq!((rejection.reason, rejection.retry_after), (Reason::ModelLoading, Some(LOADING)));
+        assert_eq!(rejection.reason, Reason::ModelLoading);
+        assert!(rejection.retry_after.is_some());
     }
 
     #[test]

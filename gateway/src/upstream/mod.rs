@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,8 +19,12 @@ use tokio_util::task::TaskTracker;
 use crate::config;
 use crate::queue::{Queue, ReplicaId};
 
+mod board;
+mod census;
 mod client;
 pub mod errors;
+mod fleet;
+mod inspect;
 mod pool;
 mod probe;
 mod replica;
@@ -28,13 +32,13 @@ mod replica;
 mod tests;
 mod wire;
 
+pub use board::{Facts, Readiness, ReplicaStatus, State};
 pub use client::SendError;
-pub use replica::{Facts, Readiness, ReplicaStatus, State};
 pub use wire::{ReplyBody, ReplyError};
 
+use board::Board;
 use client::Dialer;
-use probe::Prober;
-use replica::{Board, Replica};
+use fleet::Fleet;
 
 /// Small requests that are under way at once. Each takes one of llama-server's HTTP threads.
 const MAX_CALLS: usize = 8;
@@ -50,7 +54,9 @@ pub enum StartError {
     #[error("upstream.urls is empty\n  hint: give at least one, such as \"http://127.0.0.1:8001\"")]
     NoUrl,
     /// A URL is not one of a llama-server.
-    #[error("upstream.urls: `{url}`: {problem}\n  hint: write http://host:port, without a path")]
+    #[error(
+        "upstream.urls: `{url}`: {problem}\n  hint: write http://host:port, or dns://host:port for all addresses of a name, without a path"
+    )]
     Url {
         /// As configured.
         url: String,
@@ -75,7 +81,7 @@ pub enum StartError {
 
 /// The llama-server replicas and the connections to them.
 pub struct Upstream {
-    replicas: Vec<Arc<Replica>>,
+    fleet: Arc<Fleet>,
     board: Arc<Board>,
     calls: Semaphore,
     /// Spreads the small requests.
@@ -83,9 +89,9 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Checks the configuration and starts one prober for each replica on `tasks`; they end at once when `stop` is
-    /// cancelled, while replies go on. An idle connection ends after 4 s, or with the `Upstream`. No replica is ready
-    /// before its first probe: [`Upstream::watch`] tells.
+    /// Checks the configuration and starts on `tasks` what probes and inspects each replica and looks up the names of
+    /// replicas; all that ends at once when `stop` is cancelled, while replies go on. An idle connection ends after 4 s,
+    /// or with the `Upstream`. No replica is ready before its first probe.
     ///
     /// # Errors
     /// A URL or the key file is not usable.
@@ -95,19 +101,11 @@ impl Upstream {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
-        let addresses = replica::addresses(&config.urls)?;
+        let targets = replica::targets(&config.urls)?;
         let dialer = Dialer::new(key(&config.api_key_file)?, config.connect_timeout);
-        let replicas: Vec<_> = addresses
-            .into_iter()
-            .enumerate()
-            .map(|(i, address)| Arc::new(Replica::new(ReplicaId(i), address, &dialer)))
-            .collect();
-        let board = Arc::new(Board::new(&replicas, queue));
-        for replica in &replicas {
-            let prober = Prober::new(Arc::clone(replica), Arc::clone(&board), config);
-            tasks.spawn(stop.clone().run_until_cancelled_owned(prober.run()));
-        }
-        Ok(Arc::new(Self { replicas, board, calls: Semaphore::new(MAX_CALLS), turn: AtomicUsize::new(0) }))
+        let board = Arc::new(Board::new(queue));
+        let fleet = Fleet::start(targets, dialer, Arc::clone(&board), config, (tasks, stop));
+        Ok(Arc::new(Self { fleet, board, calls: Semaphore::new(MAX_CALLS), turn: AtomicUsize::new(0) }))
     }
 
     /// Checks what [`Upstream::start`] would refuse, without starting anything.
@@ -115,13 +113,13 @@ impl Upstream {
     /// # Errors
     /// A URL or the key file is not usable.
     pub fn check(config: &config::Upstream) -> Result<(), StartError> {
-        replica::addresses(&config.urls)?;
+        replica::targets(&config.urls)?;
         key(&config.api_key_file).map(drop)
     }
 
     /// Whether requests can be served: as good as the best replica.
     pub fn readiness(&self) -> Readiness {
-        replica::readiness(&self.board.watch().borrow())
+        board::readiness(&self.board.watch().borrow())
     }
 
     /// The replicas as they are now.
@@ -130,8 +128,14 @@ impl Upstream {
     }
 
     /// The replicas as they change.
-    pub fn watch(&self) -> watch::Receiver<Vec<ReplicaStatus>> {
+    #[cfg(test)]
+    fn watch(&self) -> tokio::sync::watch::Receiver<Vec<ReplicaStatus>> {
         self.board.watch()
+    }
+
+    /// Look-ups of names that gave no address, from the start.
+    pub fn failed_lookups(&self) -> u64 {
+        self.fleet.failed_lookups()
     }
 
     /// What a replica told about itself and its model: one that is ready, else one that was.
@@ -142,9 +146,18 @@ impl Upstream {
         ready.chain(replicas.iter()).find_map(|replica| replica.facts.clone())
     }
 
+    /// Tokens in the context of one slot, of the ready replica that has the largest; 0 if one of them does not tell.
+    pub fn context(&self) -> u32 {
+        let replicas = self.board.watch();
+        let replicas = replicas.borrow();
+        let ready = replicas.iter().filter(|replica| replica.state == State::Ready);
+        let contexts = ready.map(|replica| replica.facts.as_ref().map_or(0, |facts| facts.n_ctx));
+        contexts.reduce(|one, other| if one == 0 || other == 0 { 0 } else { one.max(other) }).unwrap_or(0)
+    }
+
     /// Has a replica probed at once: to be called when a reply of it breaks off.
     pub fn mark_suspect(&self, id: ReplicaId) {
-        if let Some(replica) = self.replicas.get(id.0) {
+        if let Some(replica) = self.fleet.get(id) {
             replica.suspect();
         }
     }
@@ -153,20 +166,21 @@ impl Upstream {
     /// Dropping this future or the body closes the connection at once.
     ///
     /// # Errors
-    /// [`SendError::Connect`]: no byte was sent, so it may be sent again; a replica that refuses connections is taken
-    /// out of the queue before this returns. [`SendError::Broken`]: the replica may have begun to work on it. A
-    /// connection that turns out to have been closed while it was idle is replaced by a new one, once.
+    /// [`SendError::Connect`] and [`SendError::Unread`]: nothing has begun, so it may be sent again; a replica that
+    /// refuses connections is taken out of the queue before this returns. [`SendError::Broken`]: the replica may have
+    /// begun to work on it. A connection that turns out to have been closed while it was idle is replaced by a new one,
+    /// once.
     pub async fn send(
         &self,
         id: ReplicaId,
         path: &'static str,
         body: Bytes,
     ) -> Result<http::Response<ReplyBody>, SendError> {
-        let replica = self.replicas.get(id.0).ok_or(SendError::NoReplica(Readiness::Unreachable))?;
-        let reply = replica.link.post(path, body).await;
+        let replica = self.fleet.get(id).ok_or(SendError::NoReplica(Readiness::Unreachable))?;
+        let reply = replica.post(path, body).await;
         if let Err(error) = &reply {
             if error.is_refused() {
-                self.board.down(id, &error.to_string());
+                self.board.absent(id, &error.to_string());
             }
             replica.suspect();
         }
@@ -179,14 +193,18 @@ impl Upstream {
     /// # Errors
     /// [`SendError::NoReplica`] if none is ready, and all other kinds.
     pub async fn call(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
-        match timeout(CALL_TIMEOUT, self.call_any(path, body)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(SendError::Timeout),
-        }
+        let asked = async {
+            let _turn = self.calls.acquire().await;
+            self.ask(path, body).await
+        };
+        timeout(CALL_TIMEOUT, asked).await.unwrap_or(Err(SendError::Timeout))
     }
 
-    async fn call_any(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
-        let _turn = self.calls.acquire().await;
+    /// The same for a caller that bounds the number of its requests and their time itself.
+    ///
+    /// # Errors
+    /// [`SendError::NoReplica`] if none is ready, and all other kinds but [`SendError::Timeout`].
+    pub async fn ask(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
         let mut failure = None;
         // Who cannot be connected to has not seen the request, so the next one may be asked.
         while let Some(id) = self.any_ready() {

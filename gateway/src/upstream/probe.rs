@@ -11,8 +11,9 @@ use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
+use super::board::{Board, Facts};
 use super::client::{SendError, read};
-use super::replica::{Board, Facts, Replica};
+use super::replica::Replica;
 use crate::config;
 
 /// Pause between probes of a replica that is not ready.
@@ -27,7 +28,7 @@ enum Finding {
     Ready(Arc<Facts>),
     Loading,
     /// Nobody there, or somebody else.
-    Down(String),
+    Absent(String),
     /// No answer; it may just be busy.
     Silent(String),
 }
@@ -91,7 +92,8 @@ impl Prober {
             }
             Finding::Silent(_) if self.strikes < STRIKES => return impatient,
             Finding::Loading => self.board.loading(id),
-            Finding::Silent(problem) | Finding::Down(problem) => self.board.down(id, &problem),
+            Finding::Silent(problem) => self.board.silent(id, &problem),
+            Finding::Absent(problem) => self.board.absent(id, &problem),
         }
         self.known = None;
         impatient
@@ -107,9 +109,9 @@ impl Prober {
             return Ok(Finding::Ready(Arc::clone(facts)));
         }
         let props: Props = serde_json::from_slice(&props)
-            .map_err(|error| Finding::Down(format!("/props is not that of a llama-server: {error}")))?;
+            .map_err(|error| Finding::Absent(format!("/props is not that of a llama-server: {error}")))?;
         if props.total_slots == 0 {
-            return Err(Finding::Down("/props tells of no slot".into()));
+            return Err(Finding::Absent("/props tells of no slot".into()));
         }
         let facts = Arc::new(Facts {
             total_slots: props.total_slots,
@@ -130,11 +132,11 @@ impl Prober {
             Ok(Ok((StatusCode::OK, body))) => Ok(body),
             Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, _))) => Err(Finding::Loading),
             Ok(Ok((StatusCode::UNAUTHORIZED, _))) => {
-                Err(Finding::Down("it wants another key\n  hint: see upstream.api_key_file".into()))
+                Err(Finding::Absent("it wants another key\n  hint: see upstream.api_key_file".into()))
             }
-            Ok(Ok((status, _))) => Err(Finding::Down(format!("{path}: {status}"))),
-            Ok(Err(error @ SendError::TooLarge)) => Err(Finding::Down(format!("{path}: {error}"))),
-            Ok(Err(error)) if error.is_refused() => Err(Finding::Down(error.to_string())),
+            Ok(Ok((status, _))) => Err(Finding::Absent(format!("{path}: {status}"))),
+            Ok(Err(error @ SendError::TooLarge)) => Err(Finding::Absent(format!("{path}: {error}"))),
+            Ok(Err(error)) if error.is_refused() => Err(Finding::Absent(error.to_string())),
             Ok(Err(error)) => Err(Finding::Silent(format!("{path}: {error}"))),
         }
     }

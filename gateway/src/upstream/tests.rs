@@ -9,11 +9,13 @@ use std::sync::Mutex;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::*;
-use crate::queue::Ticket;
+use crate::queue::fixture;
+
+mod changes;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -28,6 +30,9 @@ enum Mood {
 /// What the server is told to do, and how often it was probed.
 struct Script {
     mood: Mutex<Mood>,
+    /// Its replies to `/slots` and `/metrics`; none: it was started without them.
+    slots: Mutex<Option<String>>,
+    metrics: Mutex<Option<String>>,
     probes: watch::Sender<usize>,
     posts: mpsc::Sender<Post>,
 }
@@ -75,7 +80,13 @@ impl Fake {
     async fn start_at(address: SocketAddr, mood: Mood) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let (sender, posts) = mpsc::channel(16);
-        let script = Arc::new(Script { mood: Mutex::new(mood), probes: watch::Sender::new(0), posts: sender });
+        let script = Arc::new(Script {
+            mood: Mutex::new(mood),
+            slots: Mutex::default(),
+            metrics: Mutex::default(),
+            probes: watch::Sender::new(0),
+            posts: sender,
+        });
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn(accept(listener, Arc::clone(&script))).abort_handle();
         Self { address, script, posts, accepting }
@@ -120,6 +131,10 @@ async fn serve(mut socket: TcpStream, script: Arc<Script>) {
             script.posts.send(Post { head, body, socket }).await.ok();
             return;
         }
+        if let Some(reply) = inspection(&script, &head) {
+            socket.write_all(reply.as_bytes()).await.unwrap();
+            continue;
+        }
         let mood = *script.mood.lock().unwrap();
         let reply = match mood {
             _ if head.starts_with("GET /v1/models") => ok(r#"{"data":[{"id":"tiny"}]}"#),
@@ -138,6 +153,16 @@ async fn serve(mut socket: TcpStream, script: Arc<Script>) {
         }
         socket.write_all(reply.as_bytes()).await.unwrap();
     }
+}
+
+fn inspection(script: &Script, head: &str) -> Option<String> {
+    let script = match head.split(' ').nth(1)? {
+        "/slots" => &script.slots,
+        "/metrics" => &script.metrics,
+        _ => return None,
+    };
+    let reply = script.lock().unwrap();
+    Some(reply.as_deref().map_or("HTTP/1.1 501 Not Implemented\r\nContent-Length: 2\r\n\r\n{}".into(), ok))
 }
 
 fn ok(body: &str) -> String {
@@ -167,15 +192,23 @@ struct World {
 
 impl World {
     fn start(addresses: &[SocketAddr], tune: impl FnOnce(&mut config::Upstream)) -> Self {
+        let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+        Self::start_with(&urls, tune)
+    }
+
+    fn start_with(urls: &[impl ToString], tune: impl FnOnce(&mut config::Upstream)) -> Self {
         let mut config = config::Upstream {
-            urls: addresses.iter().map(|address| format!("http://{address}")).collect(),
+            urls: urls.iter().map(ToString::to_string).collect(),
             api_key_file: PathBuf::new(),
             connect_timeout: HOUR,
             probe_interval: Duration::from_millis(10),
             probe_timeout: HOUR,
+            inspect_interval: HOUR,
+            wedged_after: HOUR,
+            resolve_interval: HOUR,
         };
         tune(&mut config);
-        let (queue, tasks, stop) = (Queue::new(8), TaskTracker::new(), CancellationToken::new());
+        let (queue, tasks, stop) = (fixture::queue(), TaskTracker::new(), CancellationToken::new());
         let upstream = Upstream::start(&config, queue.clone(), &tasks, &stop).unwrap();
         Self { upstream, queue, tasks, stop }
     }
@@ -184,13 +217,14 @@ impl World {
     async fn reaches(&self, id: usize, state: State, slots: u32) {
         let mut watch = self.upstream.watch();
         let there = |all: &Vec<ReplicaStatus>| {
-            let facts = all[id].facts.as_ref();
-            all[id].state == state && facts.map_or(0, |facts| facts.total_slots) == slots
+            let one = all.iter().find(|one| one.id == ReplicaId(id));
+            let total = |one: &ReplicaStatus| one.facts.as_ref().map_or(0, |facts| facts.total_slots);
+            one.is_some_and(|one| one.state == state && total(one) == slots)
         };
         let reached = timeout(Duration::from_secs(30), watch.wait_for(there)).await;
         assert!(reached.is_ok(), "{:?}", self.upstream.snapshot());
         drop(reached);
-        let load = self.queue.load()[id];
+        let load = self.queue.load().into_iter().find(|load| load.replica == ReplicaId(id)).unwrap();
         assert_eq!((load.total, load.ready), (slots, state == State::Ready), "the queue knows as soon as the board");
     }
 
@@ -232,7 +266,7 @@ async fn a_replica_that_loads_its_model_takes_requests_once_it_is_ready() {
     let world = World::start(&[fake.address], |_| ());
     fake.probed(2).await;
     assert_eq!(world.upstream.readiness(), Readiness::Loading);
-    let waiting = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap();
+    let waiting = world.queue.enter(fixture::ticket("t", 1)).unwrap();
     fake.set(Mood::Ready { slots: 1 });
     assert_eq!(waiting.await.unwrap().replica(), ReplicaId(0));
 }
@@ -278,19 +312,47 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     world.reaches(0, State::Ready, 2).await;
     world.reaches(1, State::Ready, 1).await;
     dead.die().await;
-    let slot = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap().await.unwrap();
+    let slot = world.queue.enter(fixture::ticket("t", 1)).unwrap().await.unwrap();
     assert_eq!(slot.replica(), ReplicaId(0));
     // The first attempts may meet the pooled connection of the probe before its end was noticed.
     let error = loop {
         match world.upstream.send(slot.replica(), "/v1/chat/completions", "{}".into()).await.unwrap_err() {
-            SendError::Broken { .. } => {}
+            SendError::Broken { .. } | SendError::Unread { .. } => {}
             error => break error,
         }
     };
     assert!(matches!(error, SendError::Connect { .. }), "{error}");
     drop(slot);
-    let next = world.queue.enter(Ticket { slots: 1, tenant: "t".into() }).unwrap().await.unwrap();
+    let next = world.queue.enter(fixture::ticket("t", 1)).unwrap().await.unwrap();
     assert_eq!(next.replica(), ReplicaId(1));
+}
+
+#[tokio::test]
+async fn a_request_that_its_replica_has_not_read_may_be_sent_to_another_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::start(&[listener.local_addr().unwrap()], |config| config.probe_interval = HOUR);
+    let probe = listener.accept().await.unwrap();
+    let reply = world.chat(0);
+    let (socket, _) = listener.accept().await.unwrap();
+    socket.peek(&mut [0]).await.unwrap();
+    drop(socket);
+    let error = reply.await.unwrap().unwrap_err();
+    assert!(matches!(error, SendError::Unread { .. }) && error.has_not_begun(), "{error}");
+    drop(probe);
+}
+
+#[tokio::test]
+async fn a_request_that_its_replica_may_have_died_of_is_not_taken_to_another_one() {
+    let mut fake = Fake::start(Mood::Ready { slots: 1 }).await;
+    let world = World::start(&[fake.address], |config| config.probe_interval = HOUR);
+    world.reaches(0, State::Ready, 1).await;
+    // On the connection of the probe, which lives on.
+    let reply = world.chat(0);
+    let post = fake.posts.recv().await.unwrap();
+    fake.die().await;
+    drop(post);
+    let error = reply.await.unwrap().unwrap_err();
+    assert!(matches!(error, SendError::Broken { .. }) && !error.has_not_begun(), "{error}");
 }
 
 #[tokio::test]
@@ -457,8 +519,11 @@ async fn urls_and_keys_that_cannot_work_are_refused() {
             connect_timeout: HOUR,
             probe_interval: HOUR,
             probe_timeout: HOUR,
+            inspect_interval: HOUR,
+            wedged_after: HOUR,
+            resolve_interval: HOUR,
         };
-        let upstream = Upstream::start(&config, Queue::new(1), &TaskTracker::new(), &CancellationToken::new());
+        let upstream = Upstream::start(&config, fixture::queue(), &TaskTracker::new(), &CancellationToken::new());
         upstream.err().map(|error| error.to_string()).unwrap_or_default()
     };
     let url = |url| start(&[url], PathBuf::new());
@@ -471,7 +536,11 @@ async fn urls_and_keys_that_cannot_work_are_refused() {
     assert!(url("http://me:secret@localhost:1").contains("credentials"));
     assert!(url("localhost:1").contains("scheme"));
     assert!(url("http://local host:1").contains("not a URL"));
+    assert!(url("ftp://localhost:1").contains("neither an http nor a dns URL"));
+    assert!(url("dns://localhost").contains("port"));
+    assert!(url("dns://localhost:1/v1").contains("path"));
     assert!(start(&["http://h:1", "http://H:1/"], PathBuf::new()).contains("twice"));
+    assert!(start(&["dns://h:1", "http://h:1"], PathBuf::new()).contains("twice"));
 
     let file = tempfile::NamedTempFile::new().unwrap();
     let key = || start(&["http://localhost:1"], file.path().into());

@@ -21,8 +21,8 @@ fn check(toml: &str) -> (bool, String) {
 fn check_config_says_what_is_wrong_and_where() {
     assert!(check("[server]\nlisten = \"0.0.0.0:80\"").0);
     assert!(check("").0);
-    let (good, text) = check("[queue]\nmax_wating = 3");
-    assert!(!good && text.contains("max_wating") && text.contains("max_waiting"), "{text}");
+    let (good, text) = check("[queue]\nordr = \"fair\"");
+    assert!(!good && text.contains("queue.ordr") && text.contains("queue.order"), "{text}");
     for (toml, named) in [
         ("[timeouts]\nsilence = 5", "silence"),
         ("[timeouts]\nsilence = \"soon\"", "soon"),
@@ -31,6 +31,10 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[upstream]\nurls = [\"ftp://x\"]", "ftp"),
         ("[log]\nlevel = \"gateway=loud\"", "log.level"),
         ("[server]\nlisten = \"127.0.0.1:9090\"", "admin_listen"),
+        ("[policies.gold]\nslot = 1", "policies.gold.slots"),
+        ("[policies.gold]\nclass = \"interactiv\"", "did you mean `interactive`?"),
+        ("[tenants.acme]\npolicy = \"gold\"", ":2: `tenants.acme.policy`: there is no policy `gold`"),
+        ("[queue]\nstrict_classes = [\"ops\"]", "there is no class `ops`"),
     ] {
         let (good, text) = check(toml);
         assert!(!good && text.contains(named), "{toml}: {text}");
@@ -62,4 +66,30 @@ fn usage_of_nothing_is_nothing() {
     assert_eq!(gateway.usage_rows().len(), 0);
     assert_eq!(gateway.command(&["usage", "--json"]).trim(), "[]");
     assert!(gateway.command(&["keys", "list"]).contains("acme"));
+}
+
+#[test]
+fn a_key_gets_a_policy_only_if_the_configuration_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("gateway.toml");
+    std::fs::write(&config, "[policies.gold]\nslots = 1\n").unwrap();
+    let data = dir.path().join("data");
+    let create = |policy: &str, further: &[&str]| {
+        let data = data.to_str().unwrap();
+        let args = ["keys", "create", "--tenant", "acme", "--policy", policy, "--data-dir", data];
+        run(&[&args, further].concat())
+    };
+    let with_config = ["--config", config.to_str().unwrap()];
+    assert!(create("gold", &with_config).status.success());
+    assert!(create("default", &[]).status.success());
+    for (policy, further) in [("gould", &with_config[..]), ("gold", &[])] {
+        let output = create(policy, further);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(&format!("there is no policy `{policy}`")), "{error}");
+        assert!(error.contains("hint: did you mean"), "{error}");
+    }
+    let listed = run(&["keys", "list", "--data-dir", data.to_str().unwrap()]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().nth(1).unwrap().contains("acme    gold     valid"), "{listed}");
+    assert_eq!(listed.lines().count(), 3, "{listed}");
 }

@@ -49,7 +49,8 @@ fn a_request_that_the_end_of_the_drain_meets_before_its_answer_is_told_to_come_b
     for client in [asked, waiting] {
         let reply = client.answer().unwrap().reply().unwrap();
         assert_eq!((reply.status, reply.code().as_str()), (503, "draining"));
-        assert_eq!(reply.head.header("retry-after"), Some("5"));
+        // Five seconds, or up to a quarter more.
+        assert!(matches!(reply.head.header("retry-after"), Some("5" | "6" | "7")));
     }
     assert_eq!(gateway.wait_exit().code(), Some(0));
     let rows = gateway.usage_rows();

@@ -113,7 +113,8 @@ fn encoded_bodies_are_refused() {
 #[test]
 fn paths_that_are_not_served_are_404s_and_never_reach_llama_server() {
     let stub = Stub::start(1);
-    let gateway = Gateway::start(&stub.url());
+    // The gateway itself looks at the slots; here it must not.
+    let gateway = Gateway::with_config(&stub.url(), "[upstream]\ninspect_interval = \"1h\"");
     let before = stub.other_heads().len();
     let paths = [
         "/",
@@ -327,7 +328,7 @@ fn no_header_and_no_query_of_a_client_reaches_llama_server() {
 }
 
 /// Headers that answers may carry.
-const ALLOWED: [&str; 13] = [
+const ALLOWED: [&str; 16] = [
     "allow",
     "cache-control",
     "connection",
@@ -336,9 +337,12 @@ const ALLOWED: [&str; 13] = [
     "date",
     "request-id",
     "retry-after",
+    "retry-after-ms",
     "transfer-encoding",
     "www-authenticate",
     "x-accel-buffering",
+    "x-queue-position",
+    "x-queue-wait-ms",
     "x-request-id",
     "x-should-retry",
 ];

@@ -2,31 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::client::Conn;
 use crate::harness::engine::{Engine, Options};
 use crate::harness::gateway::Gateway;
-use crate::harness::stub::{Step, Stub, stream_of};
+use crate::harness::stub::{Stub, held, stream_of};
 use crate::harness::{chat, chat_stream, eventually_true, with};
-
-fn held() -> Vec<Step> {
-    vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]
-}
-
-fn wait_depth(gateway: &Gateway, depth: usize) {
-    eventually_true("the queue is as long as that", || gateway.metric("llama_gateway_queue_depth") == depth as f64);
-}
-
-fn send(gateway: &Gateway, body: &Value) -> Conn {
-    let mut conn = gateway.conn();
-    conn.send(&gateway.request("/v1/chat/completions", body)).unwrap();
-    conn
-}
-
-fn seeds(stub: &Stub) -> Vec<u64> {
-    stub.requests().iter().map(|recorded| recorded.json()["seed"].as_u64().unwrap()).collect()
-}
 
 #[test]
 fn five_clients_more_than_slots_are_all_served_and_no_more_slots_than_there_are_get_busy() {
@@ -72,9 +53,9 @@ fn waiting_clients_are_served_in_the_order_of_their_arrival() {
     stub.plan(held());
     let mut conns = Vec::new();
     for seed in 0..7_usize {
-        conns.push(send(&gateway, &with(chat_stream(9), json!({"seed": seed}))));
+        conns.push(gateway.send_chat(&with(chat_stream(9), json!({"seed": seed}))));
         stub.wait_count((seed + 1).min(2));
-        wait_depth(&gateway, (seed + 1).saturating_sub(2));
+        gateway.wait_depth((seed + 1).saturating_sub(2));
     }
     for index in 0..7 {
         stub.wait_held(index);
@@ -82,7 +63,7 @@ fn waiting_clients_are_served_in_the_order_of_their_arrival() {
         stub.wait(index, |recorded| recorded.finished);
         stub.wait_count((index + 3).min(7));
     }
-    let mut order = seeds(&stub);
+    let mut order = stub.seeds();
     // The first two found a free slot each and may have arrived at the stub in either order.
     order[..2].sort_unstable();
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
@@ -97,9 +78,9 @@ fn no_slot_idles_while_somebody_waits() {
     let stub = Stub::start(3);
     let gateway = Gateway::start(&stub.url());
     stub.plan(held());
-    let conns = (0..6).map(|seed| send(&gateway, &with(chat_stream(9), json!({"seed": seed})))).collect::<Vec<_>>();
+    let conns = (0..6).map(|seed| gateway.send_chat(&with(chat_stream(9), json!({"seed": seed})))).collect::<Vec<_>>();
     stub.wait_count(3);
-    wait_depth(&gateway, 3);
+    gateway.wait_depth(3);
     stub.release(1);
     stub.wait_count(4);
     assert_eq!(stub.busy(), 3);
@@ -116,10 +97,10 @@ fn a_request_for_two_choices_takes_two_slots() {
     let stub = Stub::start(2);
     let gateway = Gateway::start(&stub.url());
     stub.plan_next(held());
-    let both = send(&gateway, &with(chat_stream(9), json!({"n": 2})));
+    let both = gateway.send_chat(&with(chat_stream(9), json!({"n": 2})));
     stub.wait_held(0);
-    let single = send(&gateway, &chat_stream(9));
-    wait_depth(&gateway, 1);
+    let single = gateway.send_chat(&chat_stream(9));
+    gateway.wait_depth(1);
     assert_eq!(stub.count(), 1);
     stub.release(0);
     both.answer().unwrap().events();
@@ -132,18 +113,18 @@ fn a_request_for_two_choices_gets_its_turn_although_single_ones_keep_coming() {
     let stub = Stub::start(2);
     let gateway = Gateway::start(&stub.url());
     stub.plan(held());
-    let early = (0..2).map(|seed| send(&gateway, &with(chat_stream(9), json!({"seed": seed})))).collect::<Vec<_>>();
+    let early = (0..2).map(|seed| gateway.send_chat(&with(chat_stream(9), json!({"seed": seed})))).collect::<Vec<_>>();
     stub.wait_count(2);
-    let pair = send(&gateway, &with(chat_stream(9), json!({"n": 2, "seed": 22})));
-    wait_depth(&gateway, 1);
-    let late = send(&gateway, &with(chat_stream(9), json!({"seed": 33})));
-    wait_depth(&gateway, 2);
+    let pair = gateway.send_chat(&with(chat_stream(9), json!({"n": 2, "seed": 22})));
+    gateway.wait_depth(1);
+    let late = gateway.send_chat(&with(chat_stream(9), json!({"seed": 33})));
+    gateway.wait_depth(2);
     for index in 0..4 {
         stub.wait_held(index);
         stub.release(index);
     }
     early.into_iter().chain([pair, late]).for_each(|conn| drop(conn.answer().unwrap().events()));
-    assert_eq!(seeds(&stub)[2..], [22, 33]);
+    assert_eq!(stub.seeds()[2..], [22, 33]);
 }
 
 #[test]
@@ -159,16 +140,18 @@ fn more_choices_than_slots_are_refused() {
 #[test]
 fn a_full_queue_refuses_with_a_time_to_come_back() {
     let stub = Stub::start(1);
-    let gateway = Gateway::with_config(&stub.url(), "[queue]\nmax_waiting = 1");
+    let gateway = Gateway::with_config(&stub.url(), "[policies.default]\nqueued_requests = 1");
     stub.plan_next(held());
-    let first = send(&gateway, &chat_stream(9));
+    let first = gateway.send_chat(&chat_stream(9));
     stub.wait_held(0);
-    let waiting = send(&gateway, &chat_stream(9));
-    wait_depth(&gateway, 1);
-    let refused = gateway.post("/v1/chat/completions", &chat(9));
-    assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"));
-    let after = refused.head.header("retry-after").expect("Retry-After").parse::<u64>().unwrap();
-    assert!((1..=60).contains(&after), "{after}");
+    let waiting = gateway.send_chat(&chat_stream(9));
+    gateway.wait_depth(1);
+    for body in [chat(9), chat_stream(9)] {
+        let refused = gateway.post("/v1/chat/completions", &body);
+        assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"), "a real status for a stream, too");
+        let after = refused.head.header("retry-after").expect("Retry-After").parse::<u64>().unwrap();
+        assert!((1..=60).contains(&after), "{after}");
+    }
     stub.release(0);
     first.answer().unwrap().events();
     waiting.answer().unwrap().events();
@@ -178,10 +161,11 @@ fn a_full_queue_refuses_with_a_time_to_come_back() {
 #[test]
 fn waiting_has_a_deadline_that_is_told_before_or_inside_the_stream() {
     let stub = Stub::start(1);
-    let config = "[timeouts]\nqueue = \"500ms\"\nearly_open = \"50ms\"\nkeep_alive = \"50ms\"";
+    let config =
+        "[policies.default]\nmax_queue_wait = \"500ms\"\n[timeouts]\nearly_open = \"50ms\"\nkeep_alive = \"50ms\"";
     let gateway = Gateway::with_config(&stub.url(), config);
     stub.plan_next(held());
-    let first = send(&gateway, &chat_stream(9));
+    let first = gateway.send_chat(&chat_stream(9));
     stub.wait_held(0);
 
     let refused = gateway.post("/v1/chat/completions", &chat(9));
@@ -204,7 +188,7 @@ fn waiting_has_a_deadline_that_is_told_before_or_inside_the_stream() {
 fn a_silent_stream_is_kept_alive_by_comments_of_the_gateway() {
     let stub = Stub::start(1);
     let gateway = Gateway::with_config(&stub.url(), "[timeouts]\nkeep_alive = \"50ms\"");
-    stub.plan(vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]);
+    stub.plan(held());
     let mut answer = gateway.stream_chat(&chat_stream(9));
     for _ in 0..3 {
         let event = answer.raw_event().unwrap().unwrap();
@@ -239,9 +223,9 @@ fn a_replica_with_other_slots_after_a_restart_is_used_as_it_is_now() {
     stub.plan(held());
     stub.set_slots(3);
     eventually_true("the gateway knows of three slots", || gateway.metric("llama_gateway_slots_total") == 3.0);
-    let conns = (0..4).map(|_| send(&gateway, &chat_stream(9))).collect::<Vec<_>>();
+    let conns = (0..4).map(|_| gateway.send_chat(&chat_stream(9))).collect::<Vec<_>>();
     stub.wait_count(3);
-    wait_depth(&gateway, 1);
+    gateway.wait_depth(1);
     (0..4).for_each(|index| {
         stub.wait_held(index);
         stub.release(index);

@@ -123,8 +123,9 @@ impl Chat {
         Ok(())
     }
 
-    pub(super) fn finish(self, count: &Count) -> Result<Bytes, FoldError> {
-        let choices = self.choices.into_iter().enumerate().map(|(index, choice)| choice.finish(index));
+    /// The reply; `whole`: llama-server has ended the stream itself.
+    pub(super) fn finish(self, count: &Count, whole: bool) -> Result<Bytes, FoldError> {
+        let choices = self.choices.into_iter().enumerate().map(|(index, choice)| choice.finish(index, whole));
         self.whole.reply("chat.completion", choices.collect::<Result<Vec<_>, _>>()?, count)
     }
 }
@@ -162,10 +163,10 @@ impl Choice {
         budget.append(&mut tool.function.arguments, function.arguments.as_deref().unwrap_or_default())
     }
 
-    fn finish(mut self, index: usize) -> Result<ReplyChoice, FoldError> {
+    fn finish(mut self, index: usize, whole: bool) -> Result<ReplyChoice, FoldError> {
         let finish_reason = self.finish_reason.ok_or(FoldError::Incomplete)?;
         let empty = self.content.is_empty() && self.reasoning.is_empty() && self.tools.is_empty();
-        if empty && !self.opened && finish_reason == "length" {
+        if empty && whole && !self.opened && finish_reason == "length" {
             // The output ended within its first character. Behind other text llama-server drops such a half.
             self.content.push(REPLACEMENT);
         }

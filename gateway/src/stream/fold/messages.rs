@@ -171,10 +171,11 @@ impl Messages {
         }
     }
 
-    pub(super) fn finish(mut self, count: &Count) -> Result<Bytes, FoldError> {
+    /// The reply; `whole`: llama-server has ended the stream itself.
+    pub(super) fn finish(mut self, count: &Count, whole: bool) -> Result<Bytes, FoldError> {
         let (Some(end), true) = (self.end.take(), self.stopped) else { return Err(FoldError::Incomplete) };
         let empty = self.text.is_empty() && self.thinking.is_empty() && self.tools.is_empty();
-        if empty && !self.opened && end.stop_reason == "max_tokens" {
+        if empty && whole && !self.opened && end.stop_reason == "max_tokens" {
             // The output ended within its first character. Behind other text llama-server drops such a half.
             self.text.push(REPLACEMENT);
         }

@@ -30,6 +30,7 @@ use serde_json::value::RawValue;
 use crate::ledger::Count;
 use crate::surface::{Ask, Surface};
 
+use super::cut::CUT_REASON;
 use super::sse::{Event, Piece, Splitter};
 
 /// What half a character at the end of the output looks like in a reply. A stream leaves the half out.
@@ -57,6 +58,7 @@ pub enum FoldError {
 pub struct Fold {
     splitter: Splitter,
     state: State,
+    cut: bool,
 }
 
 struct State {
@@ -83,7 +85,7 @@ impl Fold {
             Surface::Messages => Shape::Messages(messages::Messages::new(ask.model.as_deref())),
             _ => Shape::Unstreamed,
         };
-        Self { splitter: Splitter::new(max_bytes), state: State { shape, budget: Budget(max_bytes) } }
+        Self { splitter: Splitter::new(max_bytes), state: State { shape, budget: Budget(max_bytes) }, cut: false }
     }
 
     /// The id and the model for a reply whose stream names none: that of a `/v1/messages` request loses its first
@@ -100,7 +102,7 @@ impl Fold {
     /// # Errors
     /// Where the stream reports an error, cannot be read, or is too large.
     pub fn push(&mut self, input: &[u8]) -> Result<(), FoldError> {
-        let Self { splitter, state } = self;
+        let Self { splitter, state, .. } = self;
         let mut result = Ok(());
         splitter.push(input, |piece| {
             if result.is_ok() {
@@ -113,17 +115,32 @@ impl Fold {
         result
     }
 
+    /// Ends the stream with these events, which the gateway made because a quota is used up; half an event before
+    /// them is forgotten.
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push).
+    pub fn cut(&mut self, ending: &[u8]) -> Result<(), FoldError> {
+        self.splitter.discard();
+        self.cut = true;
+        self.push(ending)
+    }
+
     /// The whole reply. `count` becomes its `usage`.
     ///
     /// # Errors
     /// [`FoldError::Incomplete`] where the stream had not come to its own end.
     pub fn finish(self, count: &Count) -> Result<Bytes, FoldError> {
-        match self.state.shape {
-            Shape::Chat(chat) => chat.finish(count),
+        let reply = match self.state.shape {
+            Shape::Chat(chat) => chat.finish(count, !self.cut),
             Shape::Completions(completions) => completions.finish(count),
             Shape::Responses(responses) => responses.finish(count),
-            Shape::Messages(messages) => messages.finish(count),
+            Shape::Messages(messages) => messages.finish(count, !self.cut),
             Shape::Unstreamed => Err(FoldError::Incomplete),
+        }?;
+        match reply.strip_suffix(b"}") {
+            Some(members) if self.cut => Ok([members, CUT_REASON.as_bytes(), b"}"].concat().into()),
+            _ => Ok(reply),
         }
     }
 }

@@ -25,6 +25,8 @@ struct Completed {
     id: String,
     model: String,
     status: String,
+    /// Only where the gateway ended the stream.
+    incomplete_details: Option<Box<RawValue>>,
     output: Vec<Box<RawValue>>,
 }
 
@@ -53,6 +55,8 @@ struct Reply {
     object: &'static str,
     output: Vec<Box<RawValue>>,
     status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete_details: Option<Box<RawValue>>,
     usage: Usage,
 }
 
@@ -124,7 +128,8 @@ impl Responses {
         if let Some(error) = event.error {
             return Err(FoldError::Upstream(error.get().to_owned()));
         }
-        let ("response.completed", Some(response)) = (event.r#type.as_ref(), event.response) else {
+        let ("response.completed" | "response.incomplete", Some(response)) = (event.r#type.as_ref(), event.response)
+        else {
             self.opened = true;
             return Ok(());
         };
@@ -149,6 +154,7 @@ impl Responses {
             object: "response",
             output,
             status: completed.status,
+            incomplete_details: completed.incomplete_details,
             usage: Usage {
                 input_tokens: count.prompt,
                 output_tokens: count.completion,

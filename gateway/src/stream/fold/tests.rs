@@ -189,6 +189,8 @@ fn ask(surface: Surface, prompts: u32, choices: u32) -> Ask {
         timings_per_token: false,
         prompts,
         choices,
+        output_cap: 100,
+        prefix: crate::queue::Prefix::default(),
         upstream_body: bytes::Bytes::new(),
     }
 }

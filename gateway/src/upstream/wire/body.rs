@@ -78,6 +78,14 @@ impl ReplyBody {
     }
 }
 
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        if let Some(wire) = &self.wire {
+            wire.traffic.abandon();
+        }
+    }
+}
+
 /// Without its bytes: replies are nobody's business.
 impl fmt::Debug for ReplyBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

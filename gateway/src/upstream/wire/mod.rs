@@ -52,16 +52,68 @@ pub(super) struct Lost {
     pub(super) unanswered: bool,
 }
 
+impl Lost {
+    /// It was reset, as a socket is that is closed while there are bytes in it that nobody has read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unanswered && matches!(self.error, ReplyError::Io(_))
+    }
+}
+
+/// What has happened on all connections to a replica.
+#[derive(Default)]
+pub(super) struct Traffic {
+    heard: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+impl Traffic {
+    /// How many reads brought bytes.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// How many replies were given up before their end, by this side.
+    pub(super) fn abandoned(&self) -> u64 {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    fn abandon(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request whose reply has not begun.
+    pub(super) fn begin(&self) -> Begun<'_> {
+        Begun(Some(self))
+    }
+}
+
+/// A request that is given up when this is dropped.
+pub(super) struct Begun<'a>(Option<&'a Traffic>);
+
+impl Begun<'_> {
+    /// The reply has begun, or never will.
+    pub(super) fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(traffic) = self.0 {
+            traffic.abandon();
+        }
+    }
+}
+
 /// A connection. Dropping it closes it at once.
 pub(super) struct Wire {
     stream: TcpStream,
-    /// Counts the reads that brought bytes, on all connections to a replica.
-    heard: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream, heard: Arc<AtomicU64>) -> Self {
-        Self { stream, heard }
+    pub(super) fn new(stream: TcpStream, traffic: Arc<Traffic>) -> Self {
+        Self { stream, traffic }
     }
 
     /// Whether the server has neither closed the connection nor sent something that nobody asked for.
@@ -115,7 +167,7 @@ impl Wire {
     fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if !buffer.filled().is_empty() {
-            self.heard.fetch_add(1, Ordering::Relaxed);
+            self.traffic.heard.fetch_add(1, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }

@@ -151,7 +151,7 @@ async fn a_connection_is_not_used_again_after_four_seconds() {
 
 #[tokio::test]
 async fn a_request_that_meets_a_closing_connection_is_sent_again_once() {
-    for close in [drop as fn(TcpStream), reset] {
+    for (close, unread) in [(drop as fn(TcpStream), false), (reset, true)] {
         let peer = Peer::start().await;
         let mut socket = peer.used().await;
         let reply = peer.post("again");
@@ -161,7 +161,8 @@ async fn a_request_that_meets_a_closing_connection_is_sent_again_once() {
         assert_eq!(request(&mut socket).await.as_deref(), Some("again"));
         close(socket);
         let error = reply.await.unwrap().err().unwrap();
-        assert!(matches!(error, SendError::Broken { .. }), "{error}");
+        assert_eq!(matches!(error, SendError::Unread { .. }), unread, "{error}");
+        assert_eq!(matches!(error, SendError::Broken { .. }), !unread, "{error}");
     }
 }
 

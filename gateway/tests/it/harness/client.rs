@@ -148,7 +148,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The next piece of the body; `None` at its proper end; an error where it was cut.
-    fn piece(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn piece(&mut self) -> Result<Option<Vec<u8>>> {
         match self.left {
             Left::Nothing | Left::Bytes(0) => Ok(None),
             Left::Bytes(n) => {

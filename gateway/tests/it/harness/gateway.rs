@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::client::{self, Answer, Conn, Reply};
 use super::engine::parse_metrics;
-use super::process::{memory_kib, mortal, signal, spawn};
+use super::process::{memory_kib, mortal, mortal_with_hosts, signal, spawn};
 use super::{eventually, eventually_true};
 
 /// A running gateway; killed on drop, its log printed if the test failed.
@@ -18,6 +19,7 @@ pub(crate) struct Gateway {
     child: Mutex<Child>,
     data: TempDir,
     upstreams: Vec<String>,
+    hosts: Option<PathBuf>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// A key of the tenant `acme`.
@@ -39,18 +41,23 @@ impl Gateway {
 
     /// Starts one and waits for its listeners only.
     pub(crate) fn launch(upstreams: &[&str], toml: &str) -> Self {
+        Self::launch_with_hosts(upstreams, toml, None)
+    }
+
+    /// The same with another `/etc/hosts`: the gateway's resolver finds what is in that file.
+    pub(crate) fn launch_with_hosts(upstreams: &[&str], toml: &str, hosts: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("config.toml"), toml).unwrap();
         let key = create_key(&data, "acme");
         let upstreams = upstreams.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
-        let (child, address, admin) = serve(&data, &upstreams);
-        Self { child: Mutex::new(child), data, upstreams, address, admin, key }
+        let (child, address, admin) = serve(&data, &upstreams, hosts.as_deref());
+        Self { child: Mutex::new(child), data, upstreams, hosts, address, admin, key }
     }
 
     /// Starts another one on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         self.kill9();
-        let (child, address, admin) = serve(&self.data, &self.upstreams);
+        let (child, address, admin) = serve(&self.data, &self.upstreams, self.hosts.as_deref());
         (self.address, self.admin) = (address, admin);
         *self.child.lock().unwrap() = child;
         self.wait_ready();
@@ -119,6 +126,11 @@ impl Gateway {
         series.iter().filter(|(key, _)| matches(key)).map(|(_, value)| value).sum()
     }
 
+    /// Waits until so many requests wait for a slot.
+    pub(crate) fn wait_depth(&self, depth: usize) {
+        eventually_true("the queue is as long as that", || self.metric("llama_gateway_queue_depth") == depth as f64);
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.lock().unwrap().id()
     }
@@ -153,6 +165,13 @@ impl Gateway {
     /// Posts JSON with the key; the body of the answer follows as it comes.
     pub(crate) fn open(&self, path: &str, body: &Value) -> Answer {
         client::open(self.address, path, Some(&self.key), body)
+    }
+
+    /// Sends a chat with the key and reads nothing yet.
+    pub(crate) fn send_chat(&self, body: &Value) -> Conn {
+        let mut conn = self.conn();
+        conn.send(&self.request("/v1/chat/completions", body)).unwrap();
+        conn
     }
 
     /// Posts JSON with the key and reads the whole answer.
@@ -217,11 +236,12 @@ fn command(data: &TempDir, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn serve(data: &TempDir, upstreams: &[String]) -> (Child, SocketAddr, SocketAddr) {
+fn serve(data: &TempDir, upstreams: &[String], hosts: Option<&Path>) -> (Child, SocketAddr, SocketAddr) {
     let announced = data.path().join("serve.json");
     std::fs::remove_file(&announced).ok();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(data.path().join("gateway.log")).unwrap();
-    let mut command = mortal(env!("CARGO_BIN_EXE_llama-gateway"));
+    let binary = env!("CARGO_BIN_EXE_llama-gateway");
+    let mut command = hosts.map_or_else(|| mortal(binary), |hosts| mortal_with_hosts(binary, hosts));
     command.arg("serve").arg("--config").arg(data.path().join("config.toml"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command.arg("--data-dir").arg(data.path());

@@ -2,11 +2,13 @@
 
 pub(crate) mod chaos;
 pub(crate) mod client;
+pub(crate) mod crowd;
 pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod process;
 mod self_test;
 pub(crate) mod stub;
+pub(crate) mod tap;
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,9 @@
 //! Child processes that cannot outlive the tests, and free ports.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -21,9 +24,20 @@ static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
 });
 
 /// A command that is killed with the test process, however that ends.
-pub(crate) fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+/// The same in a mount namespace of its own, in which `hosts` is `/etc/hosts`. A machine that allows no namespaces makes
+/// the command end with an error.
+pub(crate) fn mortal_with_hosts(program: impl AsRef<OsStr>, hosts: &Path) -> Command {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let script = "mount --bind \"$0\" /etc/hosts && exec setpriv --pdeathsig KILL -- \"$@\"";
+    let mut command = Command::new("unshare");
+    // Who is not root is made to look like it there.
+    command.args([if is_root { "--mount" } else { "-rm" }, "sh", "-c", script]).arg(hosts).arg(program);
     command
 }
 

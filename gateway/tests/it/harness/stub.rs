@@ -36,12 +36,31 @@ pub(crate) enum Step {
     Silence,
 }
 
+/// How the endpoints that count a prompt answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Counting {
+    /// With [`PROMPT_TOKENS`].
+    #[default]
+    Claimed,
+    /// With so many tokens.
+    Tokens(u64),
+    /// 404.
+    Missing,
+    /// Not at all.
+    Silent,
+}
+
 /// The prompt tokens that every answer of the stub claims.
 pub(crate) const PROMPT_TOKENS: u64 = 7;
 
 /// What an ordinary stream of `n` tokens does.
 pub(crate) fn stream_of(n: u64) -> Vec<Step> {
     vec![Step::Head, Step::Tokens(n), Step::Finish, Step::End]
+}
+
+/// A stream that has begun and stops at a gate.
+pub(crate) fn held() -> Vec<Step> {
+    vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Tokens(1), Step::Finish, Step::End]
 }
 
 /// One request as it arrived, and what became of it.
@@ -81,6 +100,7 @@ impl Recorded {
 struct Inner {
     slots: u32,
     loading: bool,
+    counting: Counting,
     plan: Vec<Step>,
     /// Plans for the next requests, before `plan` serves the rest.
     next_plans: VecDeque<Vec<Step>>,
@@ -89,6 +109,22 @@ struct Inner {
     most_busy: usize,
     /// Heads of everything else that was asked, probes included.
     other: Vec<String>,
+}
+
+impl Inner {
+    /// Each request that is being answered occupies a slot, and decodes a token when it sends one.
+    fn slots_reply(&self) -> Value {
+        let live = |recorded: &Recorded| !recorded.finished && recorded.closed.is_none();
+        let mut busy = self.requests.iter().enumerate().filter(|(_, recorded)| live(recorded));
+        let slot = |id| match busy.next() {
+            None => json!({"id": id, "n_ctx": 2048, "is_processing": false}),
+            Some((task, recorded)) => json!({
+                "id": id, "n_ctx": 2048, "is_processing": true, "id_task": task + 1,
+                "n_prompt_tokens_processed": PROMPT_TOKENS, "next_token": [{"n_decoded": recorded.tokens}],
+            }),
+        };
+        (0..self.slots).map(slot).collect()
+    }
 }
 
 #[derive(Default)]
@@ -118,9 +154,14 @@ pub(crate) struct Stub {
 impl Stub {
     /// One with so many slots, whose answers are three tokens long.
     pub(crate) fn start(slots: u32) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), slots)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn start_at(address: SocketAddr, slots: u32) -> Self {
         let state = Arc::new(State::default());
         state.update(|inner| (inner.slots, inner.plan) = (slots, stream_of(3)));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -155,6 +196,15 @@ impl Stub {
         self.state.update(|inner| inner.loading = loading);
     }
 
+    pub(crate) fn set_counting(&self, counting: Counting) {
+        self.state.update(|inner| inner.counting = counting);
+    }
+
+    /// How often it was asked to count a prompt.
+    pub(crate) fn counted(&self) -> usize {
+        self.state.lock().other.iter().filter(|head| counts(head.split(' ').nth(1).unwrap_or_default())).count()
+    }
+
     pub(crate) fn set_slots(&self, slots: u32) {
         self.state.update(|inner| inner.slots = slots);
     }
@@ -177,6 +227,11 @@ impl Stub {
     /// Paths and heads of everything that was no request for a slot.
     pub(crate) fn other_heads(&self) -> Vec<String> {
         self.state.lock().other.clone()
+    }
+
+    /// The seeds of the requests in the order in which they came: by them a test tells requests apart.
+    pub(crate) fn seeds(&self) -> Vec<u64> {
+        self.requests().iter().map(|recorded| recorded.json()["seed"].as_u64().unwrap()).collect()
     }
 
     /// The most requests that were ever being answered at one time.
@@ -262,7 +317,13 @@ fn takes_slot(path: &str) -> bool {
     )
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
+/// Whether this is where llama-server counts the tokens of a conversation.
+fn counts(path: &str) -> bool {
+    path.ends_with("/input_tokens") || path.ends_with("/count_tokens")
+}
+
+/// Reads a request with its body; `None` at the end of the connection.
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {
@@ -280,18 +341,25 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
 }
 
 fn answer_other(state: &State, stream: &TcpStream, head: String, path: &str) {
-    let (loading, slots) = state.update(|inner| {
+    let (loading, slots, counting) = state.update(|inner| {
         inner.other.push(head);
-        (inner.loading, inner.slots)
+        (inner.loading, inner.slots, inner.counting)
     });
     let (status, body) = match path {
         _ if loading => (503, json!({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})),
         "/health" => (200, json!({"status": "ok"})),
+        _ if counts(path) => match counting {
+            Counting::Claimed => (200, json!({"input_tokens": PROMPT_TOKENS})),
+            Counting::Tokens(tokens) => (200, json!({"input_tokens": tokens})),
+            Counting::Missing => (404, json!({"error": {"code": 404, "message": "File Not Found"}})),
+            Counting::Silent => return,
+        },
         "/props" => (
             200,
             json!({"total_slots": slots, "default_generation_settings": {"n_ctx": 2048}, "model_alias": "stub",
                    "build_info": "stub", "model_path": "/stub.gguf", "chat_template": ""}),
         ),
+        "/slots" => (200, state.lock().slots_reply()),
         "/v1/models" => (
             200,
             json!({"object": "list", "data": [{"id": "stub", "object": "model", "created": 1, "owned_by": "llamacpp",
