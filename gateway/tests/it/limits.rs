@@ -386,6 +386,37 @@ fn one_ending(gateway: &Gateway, key: &str, number: usize) {
 }
 
 #[test]
+fn after_every_timeout_a_bucket_is_capacity_and_refill_less_its_ledger() {
+    let started = |config: &str, tokens: u64| {
+        let stub = Stub::start(1);
+        let gateway =
+            Gateway::with_config(&stub.url(), &format!("[policies.default]\ntokens_per_minute = 1000\n{config}"));
+        stub.plan(vec![Step::Head, Step::Tokens(tokens), Step::Gate, Step::Finish, Step::End]);
+        (stub, gateway)
+    };
+    let first_token = "first_token = \"300ms\"\nfirst_token_per_1000 = \"0s\"";
+    for (clock, tokens, code) in [
+        (first_token, 0, "first_token_timeout"),
+        ("silence = \"300ms\"", 5, "stream_idle_timeout"),
+        ("total = \"300ms\"", 5, "total_timeout"),
+    ] {
+        let (_stub, gateway) = started(&format!("[timeouts]\n{clock}"), tokens);
+        let ended = gateway.post(CHAT, &chat(9));
+        assert_eq!((ended.status, ended.code().as_str()), (504, code), "{ended:?}");
+        assert_eq!(gateway.settled_row(&ended.head.request_id())["completion_tokens"], tokens);
+        assert_bucket_is_its_ledger(&gateway, "acme", 1000.0);
+    }
+    let (stub, gateway) = started("max_queue_wait = \"100ms\"", 5);
+    let held = send(&gateway, &gateway.key, &[], &chat(9));
+    stub.wait_held(0);
+    let waited = gateway.post(CHAT, &chat(9));
+    assert_eq!((waited.status, waited.code().as_str()), (503, "queue_timeout"), "{waited:?}");
+    stub.release(0);
+    assert_eq!(held.answer().unwrap().reply().unwrap().status, 200);
+    assert_bucket_is_its_ledger(&gateway, "acme", 1000.0);
+}
+
+#[test]
 fn rate_limit_headers_are_on_every_answer() {
     let stub = Stub::start(1);
     let policy = "[policies.default]\nrequests_per_minute = 6\ntokens_per_minute = 6000";
