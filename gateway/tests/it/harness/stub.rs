@@ -75,6 +75,8 @@ pub(crate) struct Recorded {
     pub(crate) held: bool,
     /// The plan went through to its end.
     pub(crate) finished: bool,
+    /// Its slot is free again.
+    freed: bool,
     /// When the gateway closed the connection before that.
     pub(crate) closed: Option<Instant>,
     releases: usize,
@@ -114,7 +116,7 @@ struct Inner {
 impl Inner {
     /// Each request that is being answered occupies a slot, and decodes a token when it sends one.
     fn slots_reply(&self) -> Value {
-        let live = |recorded: &Recorded| !recorded.finished && recorded.closed.is_none();
+        let live = |recorded: &Recorded| !recorded.freed && recorded.closed.is_none();
         let mut busy = self.requests.iter().enumerate().filter(|(_, recorded)| live(recorded));
         let slot = |id| match busy.next() {
             None => json!({"id": id, "n_ctx": 2048, "is_processing": false}),
@@ -124,6 +126,12 @@ impl Inner {
             }),
         };
         (0..self.slots).map(slot).collect()
+    }
+
+    fn free(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.requests[index].freed, true) {
+            self.busy -= 1;
+        }
     }
 }
 
@@ -285,7 +293,16 @@ fn serve(state: &Arc<State>, stream: TcpStream) {
             continue;
         }
         let (index, plan) = state.update(|inner| {
-            let recorded = Recorded { head, body, tokens: 0, held: false, finished: false, closed: None, releases: 0 };
+            let recorded = Recorded {
+                head,
+                body,
+                tokens: 0,
+                held: false,
+                finished: false,
+                freed: false,
+                closed: None,
+                releases: 0,
+            };
             inner.requests.push(recorded);
             inner.busy += 1;
             inner.most_busy = inner.most_busy.max(inner.busy);
@@ -296,7 +313,7 @@ fn serve(state: &Arc<State>, stream: TcpStream) {
         std::thread::spawn(move || {
             let finished = follow(&state, &stream, index, &plan);
             state.update(|inner| {
-                inner.busy -= 1;
+                inner.free(index);
                 inner.requests[index].finished = finished;
             });
         });
@@ -386,6 +403,10 @@ fn follow(state: &State, stream: &TcpStream, index: usize, plan: &[Step]) -> boo
 }
 
 fn take_step(state: &State, mut stream: &TcpStream, index: usize, step: &Step) -> std::io::Result<bool> {
+    // As at llama-server, a slot is free when the last result is sent, not when everybody has read it.
+    if matches!(step, Step::Finish | Step::Whole(..) | Step::Cut) {
+        state.update(|inner| inner.free(index));
+    }
     match step {
         Step::Gate => return Ok(wait_at_gate(state, index)),
         Step::Head => stream.write_all(
