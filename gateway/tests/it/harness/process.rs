@@ -64,7 +64,9 @@ pub(crate) fn memory_kib(pid: u32, field: &str) -> u64 {
 /// A port that nothing listens on, below the range that the kernel hands to outgoing connections: so that it is
 /// still free when a server is restarted on it.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((std::process::id() % 10_000) as u16));
+    // Test processes that run side by side have ids that are close: each gets ports of its own, since two that find the
+    // same one free at the same moment would both use it.
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((std::process::id() % 625 * 16) as u16));
     loop {
         let port = 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
