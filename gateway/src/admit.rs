@@ -20,11 +20,12 @@ use crate::limit::{Need, Pass, Reservation};
 use crate::policy::Terms;
 use crate::queue::Work;
 use crate::retries::Live;
-use crate::surface::{Ask, Surface, cached_only, fields};
+use crate::surface::{Ask, Fingerprint, Surface, cached_only, fields};
 
 /// A request that is let in and understood. Dropped in this order: `live` tells that the rest has been given back.
 pub(crate) struct Entered {
     pub(crate) ask: Ask,
+    fingerprint: Fingerprint,
     model: Arc<str>,
     pass: Pass,
     pub(crate) live: Live,
@@ -48,10 +49,11 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
         pass.give_back();
         return Err(rejection);
     }
-    let mut live = app.retries.arrive(caller.key_id.clone(), ask.fingerprint(), patience.retries);
+    let fingerprint = ask.fingerprint();
+    let mut live = app.retries.arrive(caller.key_id.clone(), fingerprint, patience.retries);
     live.alone().await;
     pass.take_place()?;
-    Ok(Entered { ask, model, pass, live })
+    Ok(Entered { ask, fingerprint, model, pass, live })
 }
 
 /// What the request asks for, if it may, and of which model.
@@ -96,9 +98,9 @@ pub(crate) struct Begun {
 
 /// Counts the prompt, takes the tokens that the request will need, and begins its account.
 pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Result<Begun, Rejection> {
-    let Entered { ask, model, pass, live } = entered;
+    let Entered { ask, fingerprint, model, pass, live } = entered;
     let Arrival { caller, client, .. } = arrival;
-    let reserved = reserve(app, &ask, pass, &caller.tenant).await;
+    let reserved = reserve(app, &ask, fingerprint, pass, &caller.tenant).await;
     let (counted, work, mut reservation) =
         reserved.inspect_err(|refused| live.ended(refused.reason.may_be_retried()))?;
     let subject = Subject {
@@ -118,10 +120,11 @@ pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Res
 async fn reserve(
     app: &App,
     ask: &Ask,
+    fingerprint: Fingerprint,
     pass: Pass,
     tenant: &Arc<str>,
 ) -> Result<(Counted, Work, Reservation), Rejection> {
-    let counted = app.counter.count(&app.upstream, ask, tenant).await?;
+    let counted = app.counter.count(&app.upstream, ask, (tenant.clone(), fingerprint)).await?;
     let expected = app.queue.expected_output(tenant, ask.surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
     let reservation = pass.reserve(Need { prompt: counted.tokens, output })?;

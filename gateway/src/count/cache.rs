@@ -9,7 +9,7 @@ use crate::surface::Fingerprint;
 const GENERATION: usize = 2048;
 
 /// Whose count it is: by tenant, so that nobody learns from the time it takes what another one has asked.
-pub(super) type Key = (Arc<str>, Fingerprint);
+pub type Key = (Arc<str>, Fingerprint);
 
 /// The counts of the last few thousand prompts. When the young generation is full it becomes the old one, whose
 /// entries are forgotten then; what is asked for again is young again.

@@ -23,7 +23,8 @@ use crate::upstream::{Facts, Upstream, errors};
 mod cache;
 mod pauses;
 
-use cache::{Cache, Key};
+use cache::Cache;
+pub use cache::Key;
 use pauses::{Endpoint, Pauses};
 
 /// Bytes for one token where nobody counts: English has about 4, other languages and code fewer.
@@ -90,15 +91,14 @@ impl Counter {
         Self { known: Mutex::default(), short, long, metrics }
     }
 
-    /// Counts the prompt of a tenant's request with llama-server's own template and tokenizer; where that does not
-    /// answer in time, estimates.
+    /// Counts the prompt of a request with llama-server's own template and tokenizer; where that does not answer in
+    /// time, estimates. `key`: whose request it is, and its fingerprint.
     ///
     /// # Errors
     /// The prompt does not fit the context of a slot, or llama-server says what is wrong with the request.
-    pub async fn count(&self, upstream: &Upstream, ask: &Ask, tenant: &Arc<str>) -> Result<Counted, Rejection> {
+    pub async fn count(&self, upstream: &Upstream, ask: &Ask, key: Key) -> Result<Counted, Rejection> {
         let context = u64::from(upstream.context());
         let model = upstream.facts();
-        let key = (tenant.clone(), ask.fingerprint());
         let (by, tokens) = match self.cached(model.as_ref(), &key) {
             Some(tokens) => ("cached", Some(tokens)),
             None => {

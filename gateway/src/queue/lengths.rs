@@ -29,8 +29,8 @@ struct Length {
 
 impl Lengths {
     /// Output tokens of one choice.
-    pub(super) fn expected(&self, tenant: &str, surface: &'static str) -> u64 {
-        let length = self.kinds.get(&(Arc::from(tenant), surface));
+    pub(super) fn expected(&self, tenant: &Arc<str>, surface: &'static str) -> u64 {
+        let length = self.kinds.get(&(tenant.clone(), surface));
         length.map_or(GUESS, |length| length.tokens).ceil() as u64
     }
 
@@ -57,12 +57,12 @@ mod tests {
     #[test]
     fn lengths_are_learned_for_each_tenant_and_surface() {
         let mut lengths = Lengths::default();
-        assert_eq!(lengths.expected("a", "chat"), 256);
+        assert_eq!(lengths.expected(&"a".into(), "chat"), 256);
         lengths.learn(&"a".into(), "chat", 100.0);
-        assert_eq!(lengths.expected("a", "chat"), 100);
+        assert_eq!(lengths.expected(&"a".into(), "chat"), 100);
         lengths.learn(&"a".into(), "chat", 200.0);
-        assert_eq!(lengths.expected("a", "chat"), 120);
-        assert_eq!((lengths.expected("b", "chat"), lengths.expected("a", "completions")), (256, 256));
+        assert_eq!(lengths.expected(&"a".into(), "chat"), 120);
+        assert_eq!((lengths.expected(&"b".into(), "chat"), lengths.expected(&"a".into(), "completions")), (256, 256));
     }
 
     #[test]
@@ -73,6 +73,6 @@ mod tests {
             lengths.learn(&i.to_string().into(), "chat", 10.0);
         }
         assert_eq!((lengths.kinds.len(), lengths.ages.len()), (MAX_KINDS, MAX_KINDS));
-        assert_eq!((lengths.expected("first", "chat"), lengths.expected("0", "chat")), (10, 256));
+        assert_eq!((lengths.expected(&"first".into(), "chat"), lengths.expected(&"0".into(), "chat")), (10, 256));
     }
 }

@@ -90,7 +90,7 @@ impl Queue {
 
     /// Output tokens that a request of this tenant on this surface will probably have for each choice, if it may have
     /// any number: from earlier ones, or a guess.
-    pub fn expected_output(&self, tenant: &str, surface: &'static str) -> u64 {
+    pub fn expected_output(&self, tenant: &Arc<str>, surface: &'static str) -> u64 {
         self.0.lock().scheduler.expected_output(tenant, surface)
     }
 

@@ -364,7 +364,7 @@ impl Scheduler {
     }
 
     /// Output tokens that each choice of a request will probably have, if it may have any number.
-    pub(crate) fn expected_output(&self, tenant: &str, surface: &'static str) -> u64 {
+    pub(crate) fn expected_output(&self, tenant: &Arc<str>, surface: &'static str) -> u64 {
         self.lengths.expected(tenant, surface)
     }
 

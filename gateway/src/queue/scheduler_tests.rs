@@ -606,8 +606,8 @@ fn who_has_nothing_left_is_forgotten_but_not_how_long_its_answers_are() {
     assert!(world.scheduler.flows.all().count() <= 12, "{}", world.scheduler.flows.all().count());
     world.serve(10);
     assert_eq!(world.scheduler.flows.all().count(), 0);
-    assert_eq!(world.scheduler.expected_output("7", "chat"), 50);
-    assert_eq!(world.scheduler.expected_output("unknown", "chat"), 256);
+    assert_eq!(world.scheduler.expected_output(&"7".into(), "chat"), 50);
+    assert_eq!(world.scheduler.expected_output(&"unknown".into(), "chat"), 256);
 }
 
 #[test]

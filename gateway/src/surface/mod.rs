@@ -163,6 +163,23 @@ pub(crate) mod fixture {
         fields::read(surface, &Bytes::from(body.to_string()), &bounds, 1000).unwrap()
     }
 
+    /// What is known of a request when its reply comes, which llama-server streams.
+    pub(crate) fn replied(surface: Surface, prompts: u32, choices: u32) -> Ask {
+        Ask {
+            surface,
+            model: Some("smollm2".to_owned()),
+            stream: false,
+            upstream_streams: true,
+            include_usage: false,
+            timings_per_token: false,
+            prompts,
+            choices,
+            output_cap: 100,
+            prefix: Prefix::default(),
+            upstream_body: Bytes::new(),
+        }
+    }
+
     /// A chat with one message.
     pub(crate) fn chat(text: &str) -> Ask {
         ask(Surface::Chat, &serde_json::json!({"messages": [{"role": "user", "content": text}]}))

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::error::Reason;
 use crate::ledger::{Count, CountedBy};
 use crate::stream::fold::Fold;
 use crate::stream::meter::Meter;
+use crate::surface::fixture::replied;
 use crate::surface::{Ask, Surface};
 
 const NAMES: Names<'static> = Names { request_id: "req_1", model: "smollm2", created: 1_795_446_929 };
@@ -31,19 +32,7 @@ fn case(name: &str) -> Case {
     };
     let label = name.split('-').next().unwrap();
     let surface = *Surface::ALL.iter().find(|known| known.label() == label).unwrap();
-    let ask = Ask {
-        surface,
-        model: Some("smollm2".to_owned()),
-        stream: true,
-        upstream_streams: true,
-        include_usage: false,
-        timings_per_token: false,
-        prompts,
-        choices,
-        output_cap: 100,
-        prefix: crate::queue::Prefix::default(),
-        upstream_body: Bytes::new(),
-    };
+    let ask = Ask { stream: true, ..replied(surface, prompts, choices) };
     Case { name: name.to_owned(), ask, stream: fs::read_to_string(folder().join(format!("{name}.asked.sse"))).unwrap() }
 }
 

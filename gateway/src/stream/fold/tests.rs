@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{Fold, FoldError};
 use crate::ledger::{Count, CountedBy};
+use crate::surface::fixture::replied;
 use crate::surface::{Ask, Surface};
 
 const MAX_BYTES: usize = 1 << 20;
@@ -116,7 +117,7 @@ impl Case {
         let surface = *Surface::ALL.iter().find(|known| known.label() == surface).unwrap();
         let prompts = request["prompt"].as_array().map_or(1, Vec::len);
         let choices = request["n"].as_u64().unwrap_or(1);
-        let ask = ask(surface, prompts as u32, choices as u32);
+        let ask = replied(surface, prompts as u32, choices as u32);
         Self { name: name.to_owned(), ask, stream: file("stream.sse"), reply: file("reply.json") }
     }
 
@@ -177,22 +178,6 @@ impl Case {
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/folds")
-}
-
-fn ask(surface: Surface, prompts: u32, choices: u32) -> Ask {
-    Ask {
-        surface,
-        model: Some("smollm2".to_owned()),
-        stream: false,
-        upstream_streams: true,
-        include_usage: false,
-        timings_per_token: false,
-        prompts,
-        choices,
-        output_cap: 100,
-        prefix: crate::queue::Prefix::default(),
-        upstream_body: bytes::Bytes::new(),
-    }
 }
 
 fn fold(ask: &Ask, reads: &[&[u8]], count: &Count) -> Result<bytes::Bytes, FoldError> {
@@ -288,7 +273,7 @@ fn a_reply_that_is_too_large_is_given_up() {
         let mut fold = Fold::new(&case.ask, 24);
         assert_eq!(fold.push(&case.stream), Err(FoldError::TooLarge), "{}", case.name);
     }
-    let mut fold = Fold::new(&ask(Surface::Chat, 1, 1), 300);
+    let mut fold = Fold::new(&replied(Surface::Chat, 1, 1), 300);
     let chunk = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"twenty characters ...\"}}]}\n\n";
     let results: Vec<_> = (0..20).map(|_| fold.push(chunk)).collect();
     assert_eq!(results.iter().position(Result::is_err), Some(14));
@@ -296,7 +281,7 @@ fn a_reply_that_is_too_large_is_given_up() {
 
 #[test]
 fn what_llama_server_does_not_send_is_not_read() {
-    let chat = ask(Surface::Chat, 1, 1);
+    let chat = replied(Surface::Chat, 1, 1);
     for event in [
         "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"x\"}}]}\n\n",
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":3}]}}]}\n\n",
@@ -325,7 +310,7 @@ fn a_message_whose_stream_lost_its_start_is_named_by_the_gateway() {
         data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\",\"stop_sequence\":null},\
         \"usage\":{\"output_tokens\":4}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-    let mut fold = Fold::new(&ask(Surface::Messages, 1, 1), MAX_BYTES).unnamed("msg_1", "smollm2");
+    let mut fold = Fold::new(&replied(Surface::Messages, 1, 1), MAX_BYTES).unnamed("msg_1", "smollm2");
     fold.push(stream.as_bytes()).unwrap();
     let reply = fold.finish(&Count { prompt: 5, cached: 2, completion: 4, by: CountedBy::Usage }).unwrap();
     let expected = "{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\
