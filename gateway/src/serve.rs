@@ -131,7 +131,7 @@ fn limits_of(
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
         // A key that is gone leaves what its tenant used.
-        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None };
+        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None, scope: Arc::default() };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))

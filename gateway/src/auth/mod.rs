@@ -3,6 +3,7 @@
 //! [`Keys`] makes, lists and revokes keys for the command line; [`Authenticator`] checks them for the server.
 
 mod key;
+mod scope;
 mod store;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,6 +19,7 @@ use subtle::ConstantTimeEq;
 use crate::error::{Reason, Rejection};
 
 pub use key::NewKey;
+pub use scope::Scope;
 pub use store::{KeyError, KeyInfo, Keys, Revoked, Wanted, parse_expiry, write_list};
 
 use key::KeyHash;
@@ -31,6 +33,8 @@ pub struct Caller {
     pub key_id: Arc<str>,
     /// The name of the key's own policy, where it was made with one.
     pub policy: Option<Arc<str>>,
+    /// What of the API it may use, and from where.
+    pub scope: Arc<Scope>,
 }
 
 /// A key as the server knows it.
@@ -133,12 +137,14 @@ fn read(connection: &Connection) -> rusqlite::Result<Snapshot> {
     let mut records = HashMap::new();
     // All keys of a tenant share its name.
     let mut tenants: BTreeSet<Arc<str>> = BTreeSet::new();
+    let everything = Arc::new(Scope::default());
     for (info, hash) in store::read_all(connection)? {
         let known = tenants.get(info.tenant.as_str()).cloned();
         let tenant = known.unwrap_or_else(|| info.tenant.into());
         tenants.insert(Arc::clone(&tenant));
         let key_id: Arc<str> = info.key_id.into();
-        let caller = Caller { tenant, key_id: Arc::clone(&key_id), policy: info.policy.map(Arc::from) };
+        let policy = info.policy.map(Arc::from);
+        let caller = Caller { tenant, key_id: Arc::clone(&key_id), policy, scope: Arc::clone(&everything) };
         records.insert(key_id, Record { hash, caller, expires: info.expires, revoked: info.revoked.is_some() });
     }
     Ok(Snapshot { records })
@@ -214,7 +220,7 @@ mod tests {
         let key = Keys::open(dir.path()).unwrap().create(&wanted("acme", None), at(0)).unwrap();
         let authenticator = Authenticator::open(dir.path()).unwrap();
         let text = key.expose();
-        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into(), policy: None };
+        let caller = Caller { tenant: "acme".into(), key_id: key.key_id().into(), policy: None, scope: Arc::default() };
         for headers in [
             bearer_of(text),
             headers(&[("authorization", &format!("bEARER   {text}"))]),
