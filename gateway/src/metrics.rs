@@ -59,8 +59,11 @@ metrics! {
     requests_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["surface", "ending"]);
     /// Requests that were refused or failed, by reason, those without a surface included.
     refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);
-    /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion.
+    /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion (thoughts included), reasoning.
     tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
+    /// Time that requests held slots, in seconds, by tenant, model and phase: prefill (to the first token), decode. A
+    /// request with two slots counts twice.
+    slot_seconds_total: CounterVec = |opts| CounterVec::new(opts, &["tenant", "model", "phase"]);
     /// Requests that a limit of the tenant or of one of its keys refused, by limit.
     limit_refusals_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "limit"]);
     /// Tokens a minute of the tenant: the highest level of its bucket.

@@ -51,7 +51,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE };
+    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export: false };
     let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");

@@ -7,7 +7,9 @@
 #![expect(clippy::disallowed_types, reason = "the writer is a thread without a runtime: no paused clock reaches it")]
 
 mod charge;
+mod daily;
 mod entry;
+mod job;
 pub mod render;
 mod schema;
 pub mod usage;
@@ -28,7 +30,7 @@ use crate::database::{self, DatabaseError};
 use crate::error::{Reason, Rejection};
 
 pub use charge::{Charge, Closing, Progress};
-pub use entry::{Count, CountedBy, Ending, Outcome, Subject};
+pub use entry::{Count, CountedBy, Dispatched, Ending, Outcome, SlotTime, Subject};
 
 use writer::{Message, Writer};
 
@@ -97,6 +99,8 @@ pub struct Settings {
     pub progress_interval: Duration,
     /// Charges that may be live or waiting to be written; more are refused. Each costs about 50 bytes at the start.
     pub max_live: usize,
+    /// Whether settled entries are put into the outbox.
+    pub export: bool,
 }
 
 /// How the ledger fares.
@@ -157,6 +161,7 @@ impl Gauges {
 struct Shared {
     messages: SyncSender<Message>,
     places: Arc<Semaphore>,
+    jobs: Semaphore,
     gauges: Arc<Gauges>,
     clock: Clock,
 }
@@ -175,21 +180,23 @@ impl Ledger {
         database::create_dir(data_dir)?;
         let lock = lock(data_dir)?;
         let path = data_dir.join(schema::FILE);
-        let connection = database::open(&path, schema::MIGRATIONS)?;
-        let interrupted = schema::close_interrupted(&connection)
+        let mut connection = database::open(&path, schema::MIGRATIONS)?;
+        let interrupted = schema::close_interrupted(&mut connection, settings.export)
             .map_err(|source| LedgerError::Database(DatabaseError::Open { path, source }))?;
 
-        // A charge holds a place until its entry is committed, and sends one OPEN and one CLOSE at most; the handle
-        // sends one STOP. So there is always room for a message, and sending one cannot fail or wait, also in `Drop`.
-        let (messages, inbox) = sync_channel(2 * settings.max_live + 1);
+        // A charge holds a place until its entry is committed, and sends one OPEN and one CLOSE at most; jobs have
+        // places of their own, and the handle sends one STOP. So there is always room for a message, and sending one
+        // cannot fail or wait, also in `Drop`.
+        let (messages, inbox) = sync_channel(2 * settings.max_live + job::MOST + 1);
         let gauges = Arc::new(Gauges::new());
-        let writer = Writer::new(connection, lock, Arc::clone(&gauges), settings.progress_interval);
+        let writer = Writer::new(connection, lock, Arc::clone(&gauges), settings);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(&inbox))
             .map_err(LedgerError::Thread)?;
         let places = Arc::new(Semaphore::new(settings.max_live));
-        let ledger = Self(Arc::new(Shared { messages, places, gauges, clock }));
+        let jobs = Semaphore::new(job::MOST);
+        let ledger = Self(Arc::new(Shared { messages, places, jobs, gauges, clock }));
         Ok((ledger.clone(), LedgerHandle { ledger, thread, interrupted }))
     }
 

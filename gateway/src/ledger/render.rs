@@ -138,8 +138,9 @@ fn csv<const N: usize>(out: &mut dyn Write, cells: [&str; N]) -> std::io::Result
 mod tests {
     use super::*;
     use crate::database;
+    use crate::ledger::Dispatched;
     use crate::ledger::schema::{self, Statements};
-    use crate::ledger::tests::{at, complete, subject};
+    use crate::ledger::tests::{at, complete, dispatched, subject};
 
     const DAY: i64 = 86_400_000;
 
@@ -147,7 +148,7 @@ mod tests {
     fn ledger() -> (tempfile::TempDir, Reader) {
         let dir = tempfile::tempdir().unwrap();
         let connection = database::open(&dir.path().join(schema::FILE), schema::MIGRATIONS).unwrap();
-        let mut statements = Statements::prepare(&connection).unwrap();
+        let mut statements = Statements::prepare(&connection, false).unwrap();
         let entries = [("r1", "acme", 0), ("r2", "acme", DAY - 1), ("r3", "acme", DAY), ("r4", "b,e", DAY + 1)];
         for (request_id, tenant, arrived) in entries {
             let mut subject = subject(request_id);
@@ -158,8 +159,8 @@ mod tests {
         let mut open = subject("r5");
         open.arrived = at(DAY + 2);
         open.model = "a\tb".into();
-        statements.open(&open, at(DAY + 3)).unwrap();
-        drop(statements);
+        statements.open(&open, &Dispatched { at: at(DAY + 3), ..dispatched() }).unwrap();
+        statements.finish().unwrap();
         drop(connection);
         let reader = Reader::open(dir.path()).unwrap();
         (dir, reader)

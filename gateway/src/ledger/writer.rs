@@ -10,19 +10,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::charge::{Progress, Sample};
-use super::entry::{Outcome, Subject};
+use super::entry::{Dispatched, Outcome, SlotTime, Subject};
+use super::job::Job;
 use super::schema::Statements;
-use super::{Gauges, LedgerError};
+use super::{Gauges, LedgerError, Settings};
 
 /// Messages in one transaction at most.
 const MAX_BATCH: usize = 512;
 /// How soon entries that could not be committed are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Progress without a new token is written as often as this, for the slot time that a long prompt takes.
+const SLOT_TIME_STEP: Duration = Duration::from_secs(5);
 /// The writer does not wake more often than this, however short the progress interval is.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -32,6 +34,7 @@ type Done = oneshot::Sender<Result<(), LedgerError>>;
 pub(super) enum Message {
     Open(Box<Open>),
     Close(Box<Close>),
+    Job(Job),
     Stop,
 }
 
@@ -39,7 +42,7 @@ pub(super) enum Message {
 pub(super) struct Open {
     pub(super) subject: Arc<Subject>,
     pub(super) progress: Arc<Progress>,
-    pub(super) dispatched: Timestamp,
+    pub(super) dispatched: Dispatched,
     pub(super) handed_over: Instant,
     pub(super) done: Done,
 }
@@ -71,9 +74,13 @@ impl Close {
             prompt_tokens = outcome.count.prompt,
             cached_tokens = outcome.count.cached,
             completion_tokens = outcome.count.completion,
+            reasoning_tokens = outcome.count.reasoning,
             arrived = %subject.arrived,
-            dispatched = outcome.dispatched.map(tracing::field::display),
+            upstream = outcome.dispatched.as_ref().map(|dispatched| &*dispatched.upstream),
+            dispatched = outcome.dispatched.as_ref().map(|dispatched| tracing::field::display(dispatched.at)),
             first_token = outcome.first_token.map(tracing::field::display),
+            prefill_slot_ms = outcome.slot_time().prefill.as_millis(),
+            decode_slot_ms = outcome.slot_time().decode.as_millis(),
             ended = %outcome.ended,
             error,
             "an entry could not be written to the ledger"
@@ -84,8 +91,28 @@ impl Close {
 /// An opened charge.
 struct Live {
     progress: Arc<Progress>,
+    dispatched: Dispatched,
+    since: Instant,
     /// What the last commit said of it.
     written: Sample,
+    /// When that was.
+    written_at: Instant,
+}
+
+impl Live {
+    /// How long it has held its slots.
+    fn held(&self, sample: &Sample, now: Instant) -> SlotTime {
+        let until = self.dispatched.at.checked_add(now.duration_since(self.since)).unwrap_or(self.dispatched.at);
+        self.dispatched.slot_time(sample.first_token, until)
+    }
+}
+
+/// Progress that is to be written.
+struct Due {
+    request_id: Arc<str>,
+    sample: Sample,
+    held: SlotTime,
+    at: Instant,
 }
 
 /// What one transaction holds.
@@ -93,6 +120,7 @@ struct Live {
 pub(super) struct Batch {
     opens: Vec<Open>,
     closes: Vec<Close>,
+    jobs: Vec<Job>,
     stop: bool,
 }
 
@@ -102,6 +130,7 @@ impl Batch {
         match message {
             Message::Open(open) => self.opens.push(*open),
             Message::Close(close) => self.closes.push(*close),
+            Message::Job(job) => self.jobs.push(job),
             Message::Stop => self.stop = true,
         }
     }
@@ -116,7 +145,7 @@ impl Batch {
 pub(super) struct Writer {
     pub(super) connection: Connection,
     gauges: Arc<Gauges>,
-    progress_interval: Duration,
+    settings: Settings,
     next_progress: Instant,
     /// Bounded by the places that charges hold, as is `unsettled`.
     live: HashMap<Arc<str>, Live>,
@@ -129,11 +158,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, lock: File, gauges: Arc<Gauges>, progress_interval: Duration) -> Self {
+    pub(super) fn new(connection: Connection, lock: File, gauges: Arc<Gauges>, settings: Settings) -> Self {
         Self {
             connection,
             gauges,
-            progress_interval,
+            settings,
             next_progress: Instant::now(),
             live: HashMap::new(),
             unsettled: Vec::new(),
@@ -191,15 +220,16 @@ impl Writer {
         let mut closes = std::mem::take(&mut self.unsettled);
         closes.append(&mut batch.closes);
         batch.closes = closes;
+        let jobs = std::mem::take(&mut batch.jobs);
         let progress = self.due_progress();
-        if batch.opens.is_empty() && batch.closes.is_empty() && progress.is_empty() {
-            return;
+        if !(batch.opens.is_empty() && batch.closes.is_empty() && progress.is_empty()) {
+            self.gauges.set_oldest(batch.oldest());
+            match self.commit(&batch, &progress) {
+                Ok(()) => self.committed(batch, progress),
+                Err(error) => self.failed(batch, error),
+            }
         }
-        self.gauges.set_oldest(batch.oldest());
-        match self.commit(&batch, &progress) {
-            Ok(()) => self.committed(batch, progress),
-            Err(error) => self.failed(batch, error),
-        }
+        jobs.into_iter().for_each(|job| job.run(&mut self.connection));
     }
 
     /// To be called before anybody is answered: who was told sees the health that goes with it.
@@ -209,30 +239,34 @@ impl Writer {
         self.gauges.healthy.store(healthy, Relaxed);
     }
 
-    fn due_progress(&mut self) -> Vec<(Arc<str>, Sample)> {
+    fn due_progress(&mut self) -> Vec<Due> {
         let now = Instant::now();
         if now < self.next_progress {
             return Vec::new();
         }
-        self.next_progress = now + self.progress_interval;
-        let samples = self.live.iter().map(|(request_id, live)| (request_id, live.progress.sample(), live.written));
-        samples.filter(|(_, now, written)| now != written).map(|(id, now, _)| (Arc::clone(id), now)).collect()
+        self.next_progress = now + self.settings.progress_interval;
+        let due = |(request_id, live): (&Arc<str>, &Live)| {
+            let sample = live.progress.sample();
+            let is_due = sample != live.written || now.duration_since(live.written_at) >= SLOT_TIME_STEP;
+            is_due.then(|| Due { request_id: Arc::clone(request_id), sample, held: live.held(&sample, now), at: now })
+        };
+        self.live.iter().filter_map(due).collect()
     }
 
-    fn commit(&mut self, batch: &Batch, progress: &[(Arc<str>, Sample)]) -> rusqlite::Result<()> {
+    fn commit(&mut self, batch: &Batch, progress: &[Due]) -> rusqlite::Result<()> {
         self.sync(!batch.opens.is_empty() || !batch.closes.is_empty())?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut statements = Statements::prepare(&transaction)?;
+        let mut statements = Statements::prepare(&transaction, self.settings.export)?;
         for open in &batch.opens {
-            statements.open(&open.subject, open.dispatched)?;
+            statements.open(&open.subject, &open.dispatched)?;
         }
-        for (request_id, sample) in progress {
-            statements.progress(request_id, sample)?;
+        for due in progress {
+            statements.progress(&due.request_id, &due.sample, due.held)?;
         }
         for close in &batch.closes {
             statements.close(&close.subject, &close.outcome)?;
         }
-        drop(statements);
+        statements.finish()?;
         transaction.commit()
     }
 
@@ -247,19 +281,20 @@ impl Writer {
         Ok(())
     }
 
-    fn committed(&mut self, batch: Batch, progress: Vec<(Arc<str>, Sample)>) {
+    fn committed(&mut self, batch: Batch, progress: Vec<Due>) {
         if !self.gauges.healthy.load(Relaxed) {
             tracing::info!(entries = batch.closes.len(), "the ledger can be written again");
         }
         self.set_gauges(true);
-        for (request_id, sample) in progress {
-            if let Some(live) = self.live.get_mut(&request_id) {
-                live.written = sample;
+        for due in progress {
+            if let Some(live) = self.live.get_mut(&due.request_id) {
+                (live.written, live.written_at) = (due.sample, due.at);
             }
         }
         for open in batch.opens {
-            let Open { subject, progress, done, .. } = open;
-            self.live.insert(Arc::clone(&subject.request_id), Live { progress, written: Sample::default() });
+            let Open { subject, progress, dispatched, handed_over: since, done } = open;
+            let live = Live { progress, dispatched, since, written: Sample::default(), written_at: since };
+            self.live.insert(Arc::clone(&subject.request_id), live);
             // Who left meanwhile needs no answer; its CLOSE is on its way.
             drop(done.send(Ok(())));
         }
@@ -302,7 +337,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::ledger::schema;
-    use crate::ledger::tests::{complete, subject, timings};
+    use crate::ledger::tests::{EAGER, complete, subject, timings};
     use tokio::sync::Semaphore;
     use tokio::sync::oneshot::Receiver as Answer;
 
@@ -319,7 +354,7 @@ mod tests {
             let connection = crate::database::open(&dir.path().join(schema::FILE), schema::MIGRATIONS).unwrap();
             connection.busy_timeout(Duration::ZERO).unwrap();
             let lock = crate::database::open_private_file(&dir.path().join("serve.lock")).unwrap();
-            let writer = Writer::new(connection, lock, Arc::new(Gauges::new()), Duration::ZERO);
+            let writer = Writer::new(connection, lock, Arc::new(Gauges::new()), EAGER);
             Self { writer, places: Arc::new(Semaphore::new(2000)), _dir: dir }
         }
 
@@ -329,7 +364,7 @@ mod tests {
             let open = Open {
                 subject: Arc::new(subject(id)),
                 progress: Arc::clone(&progress),
-                dispatched: Timestamp::UNIX_EPOCH,
+                dispatched: crate::ledger::tests::dispatched(),
                 handed_over: Instant::now(),
                 done,
             };
