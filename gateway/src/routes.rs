@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope, address};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
 use crate::patience::Patience;
@@ -75,7 +75,7 @@ async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let mut response = if is_open(&request) {
         next.run(request).await
     } else {
-        match Asking::of(&app, request.headers()) {
+        match Asking::of(&app, &request) {
             Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
             Ok(asking) => {
                 let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
@@ -105,9 +105,13 @@ struct Asking {
 }
 
 impl Asking {
-    fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
+    fn of(app: &App, request: &Request) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
+        let headers = request.headers();
         let caller = app.authenticator.authenticate(headers, timestamp)?;
+        if let Some(client) = request.extensions().get::<Arc<Client>>() {
+            address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
+        }
         let terms = app.policies.of(&caller)?;
         Ok(Self { caller, terms, at, timestamp })
     }
@@ -148,14 +152,15 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn list_models(State(app): State<Arc<App>>) -> Response {
-    axum::Json(app.models()).into_response()
+async fn list_models(State(app): State<Arc<App>>, request: Request) -> Response {
+    let scope = scope_of(&request);
+    axum::Json(app.models(&scope)).into_response()
 }
 
 async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>, request: Request) -> Response {
     // A name that is not UTF-8 once its escapes are read is no model's name.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    match app.one_model(&id) {
+    match app.one_model(&id).filter(|_| app.may_use(&scope_of(&request), &id)) {
         Some(model) => axum::Json(model).into_response(),
         None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
     }
@@ -169,6 +174,11 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
 async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
     let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
+}
+
+/// What the caller of a request may use.
+fn scope_of(request: &Request<Body>) -> Arc<Scope> {
+    request.extensions().get::<Arrival>().map(|arrival| arrival.caller.scope.clone()).unwrap_or_default()
 }
 
 fn id_of(request: &Request<Body>) -> &str {

@@ -3,6 +3,7 @@
 //! Health and metrics are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
 //! answer has its `x-request-id`.
 
+mod body;
 mod gate;
 mod keys;
 
@@ -13,7 +14,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{Method, StatusCode, header};
 
 use crate::app::App;
@@ -27,8 +28,12 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
-    let guarded =
-        Router::new().route("/v1/keys", get(keys::list)).route_layer(from_fn_with_state(app.clone(), gate::gate));
+    let guarded = Router::new()
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{id}", get(keys::get).patch(keys::change))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/v1/keys/{id}/revoke", post(keys::revoke))
+        .route_layer(from_fn_with_state(app.clone(), gate::gate));
     open.merge(guarded)
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
@@ -88,6 +93,7 @@ fn refresh(app: &App, metrics: &Metrics) {
     }
     app.limits.observe(metrics);
     raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
+    metrics.declared_keys_healthy.set(i64::from(app.authenticator.declared_is_healthy()));
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
