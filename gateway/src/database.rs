@@ -25,6 +25,14 @@ pub enum DatabaseError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// SQLite cannot open, read or migrate the file.
     #[error("cannot open {}", path.display())]
     Open {

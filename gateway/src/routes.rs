@@ -61,7 +61,7 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
         drop(head);
         match arrival {
             Some(arrival) => handle(&app, surface, arrival, body).await,
-            None => Rejection::new(Reason::Internal, "The gateway is at fault.").response(surface.dialect(), ""),
+            None => at_fault().response(surface.dialect(), ""),
         }
     })
 }
@@ -96,9 +96,10 @@ fn is_open(request: &Request) -> bool {
     request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str()))
 }
 
-/// Who has shown a key, when, and on which terms.
+/// Who has shown a key, on which connection, when, and on which terms.
 struct Asking {
     caller: Caller,
+    client: Arc<Client>,
     terms: Terms,
     at: Instant,
     timestamp: Timestamp,
@@ -107,13 +108,11 @@ struct Asking {
 impl Asking {
     fn of(app: &App, request: &Request) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let headers = request.headers();
-        let caller = app.authenticator.authenticate(headers, timestamp)?;
-        if let Some(client) = request.extensions().get::<Arc<Client>>() {
-            address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
-        }
+        let client = request.extensions().get::<Arc<Client>>().cloned().ok_or_else(at_fault)?;
+        let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
+        address::check(&caller, client.peer(), request.headers(), &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
-        Ok(Self { caller, terms, at, timestamp })
+        Ok(Self { caller, client, terms, at, timestamp })
     }
 }
 
@@ -124,10 +123,8 @@ fn admit(app: &App, request: &mut Request, asking: Asking, request_id: Arc<str>)
     }
     refuse_encoding(request.headers())?;
     let patience = Patience::of(request.headers());
-    let Asking { caller, terms, at, timestamp } = asking;
-    if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
-        request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
-    }
+    let Asking { caller, client, terms, at, timestamp } = asking;
+    request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
     Ok(())
 }
 
@@ -153,16 +150,20 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn list_models(State(app): State<Arc<App>>, request: Request) -> Response {
-    let scope = scope_of(&request);
-    axum::Json(app.models(&scope)).into_response()
+    match scope_of(&request) {
+        Ok(scope) => axum::Json(app.models(scope)).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
+    }
 }
 
 async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>, request: Request) -> Response {
     // A name that is not UTF-8 once its escapes are read is no model's name.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    match app.one_model(&id).filter(|_| app.may_use(&scope_of(&request), &id)) {
-        Some(model) => axum::Json(model).into_response(),
-        None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
+    let found = scope_of(&request)
+        .and_then(|scope| app.one_model(&id).filter(|_| app.may_use(scope, &id)).ok_or_else(|| app.no_such_model(&id)));
+    match found {
+        Ok(model) => axum::Json(model).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
     }
 }
 
@@ -176,9 +177,13 @@ async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
-/// What the caller of a request may use.
-fn scope_of(request: &Request<Body>) -> Arc<Scope> {
-    request.extensions().get::<Arrival>().map(|arrival| arrival.caller.scope.clone()).unwrap_or_default()
+/// What the caller of a request may use. Every request that has passed the gate has one.
+fn scope_of(request: &Request<Body>) -> Result<&Scope, Rejection> {
+    request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(at_fault)
+}
+
+fn at_fault() -> Rejection {
+    Rejection::new(Reason::Internal, "The gateway is at fault.")
 }
 
 fn id_of(request: &Request<Body>) -> &str {

@@ -33,6 +33,10 @@ pub(super) async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Rejection
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Rejection> {
+    // An array would be read as the values of the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Rejection::new(Reason::InvalidRequest, "The body is to be a JSON object."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().iter().find_map(|segment| match segment {
@@ -70,7 +74,7 @@ mod tests {
         assert_eq!(refused(r#"{"tenant": 5}"#).await, named("tenant"));
         assert_eq!(refused(r#"{"tenants": "acme"}"#).await, named("tenants"));
         assert_eq!(refused(r#"{"models": ["a", 5]}"#).await, named("models"));
-        for body in ["[1", "nonsense", "{} {}", "7"] {
+        for body in ["[1", "[]", "nonsense", "{} {}", "7", "{"] {
             assert_eq!(refused(body).await, (Reason::InvalidRequest, None), "{body}");
         }
         assert_eq!(refused(vec![b' '; MOST_BYTES + 1]).await, (Reason::RequestTooLarge, None));

@@ -78,11 +78,11 @@ impl Follower {
     pub(super) fn open(data_dir: &Path, roster: &Roster) -> Result<Self, KeyError> {
         let connection = schema::open(data_dir)?;
         let path = schema::file(data_dir);
-        let file = File::open(&path).map_err(|source| DatabaseError::Create { path, source })?;
+        let file = File::open(&path).map_err(|source| DatabaseError::Read { path, source })?;
         let mut reader = Reader { connection, version: -1, tenants: BTreeSet::new(), everything: Arc::default() };
         let header = reader.read(&file, roster).map_err(|error| match error {
             FollowError::Sql(error) => KeyError::Sql(error),
-            FollowError::Header(source) => DatabaseError::Create { path: schema::file(data_dir), source }.into(),
+            FollowError::Header(source) => DatabaseError::Read { path: schema::file(data_dir), source }.into(),
         })?;
         // From now on it is asked on the way of requests: a lock that is held is no reason to wait.
         reader.connection.busy_timeout(Duration::ZERO)?;

@@ -1,6 +1,7 @@
 use std::future::Future;
 
 use jiff::SignedDuration;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -271,4 +272,108 @@ fn while_another_process_has_the_file_locked_requests_go_on_with_what_was_there(
     authenticator.authenticate(&headers, at(1)).unwrap();
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(refusal(&authenticator, &headers), "The API key has been revoked.");
+}
+
+/// What an operator does, or time.
+#[derive(Clone, Debug)]
+enum Step {
+    Create { lasts: Option<i64> },
+    Rotate { key: usize, overlap: i64 },
+    Revoke { key: usize },
+    Expire { key: usize, lasts: Option<i64> },
+    Pass { seconds: i64 },
+    Write,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lasts = || prop::option::of(1..40_i64);
+    let step = prop_oneof![
+        2 => lasts().prop_map(|lasts| Step::Create { lasts }),
+        3 => (0..4_usize, 0..40_i64).prop_map(|(key, overlap)| Step::Rotate { key, overlap }),
+        1 => (0..4_usize).prop_map(|key| Step::Revoke { key }),
+        1 => (0..4_usize, lasts()).prop_map(|(key, lasts)| Step::Expire { key, lasts }),
+        3 => (1..20_i64).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Write),
+    ];
+    prop::collection::vec(step, 1..25)
+}
+
+/// A key as it should be.
+#[derive(Default)]
+struct Model {
+    /// All secrets that it ever had, with the end of each; the newest has none.
+    secrets: Vec<(NewKey, Option<Timestamp>)>,
+    expires: Option<Timestamp>,
+    revoked: bool,
+    last_used: Option<Timestamp>,
+}
+
+impl Model {
+    fn is_valid(&self, secret: usize, now: Timestamp) -> bool {
+        // Of the old ones only the last may still be valid.
+        let is_kept = secret + 2 >= self.secrets.len();
+        let ends = self.secrets[secret].1;
+        is_kept && !self.revoked && [self.expires, ends].into_iter().flatten().all(|end| now < end)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_key_is_taken_exactly_as_long_as_it_is_valid(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::open(dir.path()).unwrap();
+        let authenticator = Authenticator::open(dir.path()).unwrap();
+        let (mut models, mut now) = (Vec::<Model>::new(), at(0));
+        let after = |now: Timestamp, seconds: i64| now + SignedDuration::from_secs(seconds);
+        for step in steps {
+            let count = models.len().max(1);
+            match step {
+                Step::Create { lasts } => {
+                    let expires = lasts.map(|seconds| after(now, seconds));
+                    let key = keys.create(&wanted("acme", expires), now).unwrap();
+                    models.push(Model { secrets: vec![(key, None)], expires, ..Model::default() });
+                }
+                Step::Rotate { key, overlap } => if let Some(model) = models.get_mut(key % count) {
+                    let id = model.secrets[0].0.key_id().to_owned();
+                    match keys.rotate(&id, SignedDuration::from_secs(overlap), now) {
+                        Ok(new) => {
+                            model.secrets.last_mut().unwrap().1 = Some(after(now, overlap));
+                            model.secrets.push((new, None));
+                        }
+                        Err(error) => prop_assert!(model.revoked, "{}", error),
+                    }
+                },
+                Step::Revoke { key } => if let Some(model) = models.get_mut(key % count) {
+                    keys.revoke(model.secrets[0].0.key_id(), false, now).unwrap();
+                    model.revoked = true;
+                },
+                Step::Expire { key, lasts } => if let Some(model) = models.get_mut(key % count) {
+                    model.expires = lasts.map(|seconds| after(now, seconds));
+                    let change = Change { expires: Some(model.expires), ..Change::default() };
+                    keys.change(model.secrets[0].0.key_id(), &change).unwrap();
+                },
+                Step::Pass { seconds } => now = after(now, seconds),
+                Step::Write => {
+                    authenticator.look(true).unwrap();
+                    for model in &models {
+                        let info = keys.get(model.secrets[0].0.key_id(), &[]).unwrap();
+                        prop_assert_eq!(info.last_used, model.last_used);
+                    }
+                }
+            }
+            for model in &mut models {
+                for secret in 0..model.secrets.len() {
+                    let key = &model.secrets[secret].0;
+                    let taken = authenticator.authenticate(&bearer_of(key.expose()), now);
+                    prop_assert_eq!(taken.is_ok(), model.is_valid(secret, now), "{:?} {:?}", key, taken);
+                    if let Ok(caller) = taken {
+                        prop_assert_eq!(&*caller.key_id, key.key_id());
+                        model.last_used = Some(now);
+                    }
+                }
+            }
+        }
+    }
 }
