@@ -1,5 +1,7 @@
 //! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
 
+mod keys;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,6 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
-use crate::auth::{self, Keys, Revoked, Wanted};
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
 use crate::ledger::render::{self, Format};
@@ -27,9 +28,9 @@ pub struct Cli {
 enum Command {
     /// Run the gateway
     Serve(ServeArguments),
-    /// Create, list and revoke API keys
+    /// Create, list, change, rotate and revoke API keys
     #[command(subcommand)]
-    Keys(KeysCommand),
+    Keys(keys::Command),
     /// Show what was used
     Usage(UsageArguments),
     /// Say whether a configuration file is right, and what is wrong where
@@ -69,39 +70,6 @@ struct DataDirectory {
     data_dir: Option<PathBuf>,
 }
 
-#[derive(Subcommand)]
-enum KeysCommand {
-    /// Create a key and print it: it is shown this once
-    Create {
-        /// Who is accounted for what is asked with the key
-        #[arg(long, value_name = "T")]
-        tenant: String,
-        /// A note for people
-        #[arg(long, value_name = "L", default_value = "")]
-        label: String,
-        /// The key's own policy, one of the configuration file; without it, as the file says for the tenant
-        #[arg(long, value_name = "P")]
-        policy: Option<String>,
-        /// How long the key is valid, such as 90d; without it, until it is revoked
-        #[arg(long, value_name = "TIME")]
-        expires: Option<String>,
-        #[command(flatten)]
-        data: DataDirectory,
-    },
-    /// List all keys by their public ids
-    List {
-        #[command(flatten)]
-        data: DataDirectory,
-    },
-    /// Revoke a key; it is refused from the next request on
-    Revoke {
-        /// The public id of the key
-        key_id: String,
-        #[command(flatten)]
-        data: DataDirectory,
-    },
-}
-
 #[derive(Args)]
 struct UsageArguments {
     /// How far to look back, such as 1d
@@ -127,7 +95,7 @@ struct UsageArguments {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(arguments) => run_server(arguments),
-        Command::Keys(command) => keys(command),
+        Command::Keys(command) => keys::run(command),
         Command::Usage(arguments) => show_usage(&arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
@@ -174,30 +142,6 @@ fn configuration(data: &DataDirectory) -> anyhow::Result<Config> {
 
 fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
     Ok(configuration(data)?.server.data_dir)
-}
-
-fn keys(command: KeysCommand) -> anyhow::Result<()> {
-    let now = Clock::system().now();
-    match command {
-        KeysCommand::Create { tenant, label, policy, expires, data } => {
-            let config = configuration(&data)?;
-            if let Some(policy) = &policy {
-                config.check_policy(policy)?;
-            }
-            let expires = expires.map(|span| auth::parse_expiry(&span, now)).transpose()?;
-            let wanted = Wanted { tenant: &tenant, label: &label, policy: policy.as_deref(), expires };
-            let key = Keys::open(&config.server.data_dir)?.create(&wanted, now)?;
-            say(key.expose())
-        }
-        KeysCommand::List { data } => {
-            let keys = Keys::open(&data_directory(&data)?)?.list()?;
-            Ok(auth::write_list(&keys, now, &mut std::io::stdout().lock())?)
-        }
-        KeysCommand::Revoke { key_id, data } => match Keys::open(&data_directory(&data)?)?.revoke(&key_id, now)? {
-            Revoked::Now => say(&format!("{key_id} is revoked.")),
-            Revoked::Before => say(&format!("{key_id} was revoked before.")),
-        },
-    }
 }
 
 fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {

@@ -10,12 +10,15 @@ mod keys;
 mod layers;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
+pub(crate) use check::no_such;
 pub use layers::{ConfigError, Overrides, load};
 
 /// The whole configuration.
@@ -24,6 +27,10 @@ pub use layers::{ConfigError, Overrides, load};
 pub struct Config {
     /// Listeners and their limits.
     pub server: Server,
+    /// The admin API.
+    pub admin: Admin,
+    /// API keys.
+    pub keys: Keys,
     /// The llama-server replicas.
     pub upstream: Upstream,
     /// Names under which the model is served.
@@ -69,6 +76,9 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Where keys and ledger are kept.
     pub data_dir: PathBuf,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// PEM file with the certificate chain; empty: no TLS.
     pub tls_certificate: PathBuf,
     /// PEM file with the private key; empty: no TLS.
@@ -91,6 +101,22 @@ pub struct Server {
     /// Time that running streams get to finish after SIGTERM.
     #[serde(with = "duration")]
     pub drain_grace: Duration,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// File with the key of the admin API; empty: nobody may use it.
+    pub key_file: PathBuf,
+}
+
+/// API keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// File of keys that are declared by their hashes; empty: none.
+    pub file: PathBuf,
 }
 
 /// The llama-server replicas.
@@ -287,6 +313,22 @@ pub struct Log {
     pub format: LogFormat,
     /// A filter such as `info` or `gateway=debug`.
     pub level: String,
+}
+
+/// A network such as `10.0.0.0/8`, or one address. Bits behind the prefix are dropped.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let network =
+        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical())));
+    let wrong = |_| format!("`{}` is not a network such as 10.0.0.0/8 or 2001:db8::/32", text.escape_debug());
+    network.map(|network| network.trunc()).map_err(wrong)
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
 }
 
 /// Durations in the file are text: `90s`, `30m`, `250ms`.

@@ -139,6 +139,8 @@ metrics! {
     framing_refused_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Connections and HTTP/2 streams that were cut off because the client did not read.
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
+    declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{self, Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
@@ -38,6 +38,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    auth::declared(config)?;
     tls(config)?;
     Ok(())
 }
@@ -60,7 +61,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
-    let authenticator = Authenticator::open(&directory)?;
+    let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
+    tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let used = limits_of(&directory, &clock, &policies, &authenticator)?;
     let metrics = Arc::new(Metrics::new()?);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
@@ -131,7 +133,7 @@ fn limits_of(
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
         // A key that is gone leaves what its tenant used.
-        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None, scope: Arc::default() };
+        let unknown = || Caller::new(tenant, key_id);
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))

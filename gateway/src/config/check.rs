@@ -163,7 +163,7 @@ fn tenants(config: &Config) -> Result<(), Wrong> {
 }
 
 /// Says that there is no such thing, and what there is.
-pub(super) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
+pub(crate) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
     let nearest = nearest(name, known.map(String::as_str));
     format!("there is no {what} `{}`\nhint: did you mean `{nearest}`?", name.escape_debug())
 }
