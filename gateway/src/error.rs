@@ -61,6 +61,10 @@ pub enum Reason {
     ContextLengthExceeded,
     /// No API key, or one that is unknown, expired or revoked.
     InvalidApiKey,
+    /// A token of another issuer that is not valid, or not here.
+    InvalidToken,
+    /// There are no keys to check a token with.
+    IssuerUnavailable,
     /// The model is not one of those that are served.
     ModelNotFound,
     /// The path is not one of those that are served.
@@ -118,6 +122,8 @@ impl Reason {
             Self::InvalidRequest => "invalid_request",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::InvalidToken => "invalid_token",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownUrl => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -149,7 +155,7 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
-            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
+            Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -164,6 +170,7 @@ impl Reason {
             | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
             Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::LedgerUnavailable
@@ -181,6 +188,7 @@ impl Reason {
             Self::InvalidRequest
             | Self::ContextLengthExceeded
             | Self::InvalidApiKey
+            | Self::InvalidToken
             | Self::ModelNotFound
             | Self::UnknownUrl
             | Self::MethodNotAllowed
@@ -201,12 +209,22 @@ impl Reason {
             | Self::QueueTimeout
             | Self::FirstTokenTimeout
             | Self::StreamIdleTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::BackendError
             | Self::LedgerUnavailable
             | Self::Draining
             | Self::Internal => true,
+        }
+    }
+
+    /// What is asked of a client whose credential is missing or refused (RFC 6750).
+    fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::InvalidApiKey => Some("Bearer"),
+            Self::InvalidToken => Some("Bearer error=\"invalid_token\""),
+            _ => None,
         }
     }
 
@@ -225,6 +243,8 @@ impl Reason {
         match self {
             Self::InvalidRequest => None,
             Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            // The only code of OpenAI's for a credential that is not valid.
+            Self::InvalidToken => Some(Self::InvalidApiKey.label()),
             _ => Some(self.label()),
         }
     }
@@ -340,8 +360,8 @@ impl Rejection {
         let mut response = (self.reason.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.reason == Reason::InvalidApiKey {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.reason.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.reason == Reason::Draining {
             // The next request is to find another gateway.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{self, Caller};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
 use crate::patience::Patience;
@@ -75,7 +75,7 @@ async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let mut response = if is_open(&request) {
         next.run(request).await
     } else {
-        match Asking::of(&app, request.headers()) {
+        match Asking::of(&app, request.headers()).await {
             Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
             Ok(asking) => {
                 let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
@@ -105,9 +105,9 @@ struct Asking {
 }
 
 impl Asking {
-    fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
+    async fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let caller = app.authenticator.authenticate(headers, timestamp)?;
+        let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
         let terms = app.policies.of(&caller)?;
         Ok(Self { caller, terms, at, timestamp })
     }

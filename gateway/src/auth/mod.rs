@@ -1,10 +1,12 @@
-//! Who asks: an API key becomes a [`Caller`].
+//! Who asks: an API key or a token becomes a [`Caller`].
 //!
-//! [`Keys`] makes, lists and revokes keys for the command line; [`Authenticator`] checks them for the server.
+//! [`Keys`] makes, lists and revokes keys for the command line; [`Authenticator`] checks them for the server, and
+//! [`Tokens`] checks what others have signed.
 
 mod key;
 mod scope;
 mod store;
+mod token;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -21,15 +23,32 @@ use crate::error::{Reason, Rejection};
 pub use key::NewKey;
 pub use scope::Scope;
 pub use store::{KeyError, KeyInfo, Keys, Revoked, Wanted, parse_expiry, write_list};
+pub use token::{RevocationError, Tokens, key_id_of, revoke};
 
 use key::KeyHash;
+
+/// Finds the caller by the one credential in the headers: an API key, or a token where issuers are configured.
+///
+/// # Errors
+/// When there is no credential, more than one, or one that is not valid at `now`.
+pub async fn caller(
+    keys: &Authenticator,
+    tokens: &Tokens,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Caller, Rejection> {
+    match credential(headers)? {
+        token if tokens.is_token(token) => tokens.authenticate(token, now).await,
+        _ => keys.authenticate(headers, now),
+    }
+}
 
 /// Whom a request is accounted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The unit of accounting.
     pub tenant: Arc<str>,
-    /// The public id of the API key.
+    /// The public id of the API key, or `issuer/subject` of a token.
     pub key_id: Arc<str>,
     /// The name of the key's own policy, where it was made with one.
     pub policy: Option<Arc<str>>,

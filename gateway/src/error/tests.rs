@@ -1,9 +1,11 @@
 use super::*;
 
-const ALL: [Reason; 27] = [
+const ALL: [Reason; 29] = [
     Reason::InvalidRequest,
     Reason::ContextLengthExceeded,
     Reason::InvalidApiKey,
+    Reason::InvalidToken,
+    Reason::IssuerUnavailable,
     Reason::ModelNotFound,
     Reason::UnknownUrl,
     Reason::MethodNotAllowed,
@@ -51,6 +53,8 @@ fn each_limit_has_the_status_type_and_code_that_openai_gives_it() {
         (Reason::QueueTimeout, 503, "server_error", "queue_timeout"),
         (Reason::ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
         (Reason::InvalidApiKey, 401, "invalid_request_error", "invalid_api_key"),
+        (Reason::InvalidToken, 401, "invalid_request_error", "invalid_api_key"),
+        (Reason::IssuerUnavailable, 503, "server_error", "issuer_unavailable"),
         (Reason::ModelNotFound, 404, "invalid_request_error", "model_not_found"),
         (Reason::Draining, 503, "server_error", "draining"),
     ] {
@@ -65,6 +69,7 @@ fn anthropic_clients_get_types_that_they_know() {
     for (reason, kind) in [
         (Reason::InvalidRequest, "invalid_request_error"),
         (Reason::InvalidApiKey, "authentication_error"),
+        (Reason::InvalidToken, "authentication_error"),
         (Reason::ModelNotFound, "not_found_error"),
         (Reason::RequestTooLarge, "request_too_large"),
         (Reason::QuotaExceeded, "rate_limit_error"),
