@@ -58,6 +58,10 @@ impl Config {
         if self.issuers.contains_key(name) {
             return Ok(());
         }
+        if self.issuers.is_empty() {
+            let what = "there is no issuer\nhint: name the file in which they are with --config";
+            return Err(ConfigError::new("configuration", what));
+        }
         let what = check::no_such("issuer", name, self.issuers.keys());
         Err(ConfigError::new("configuration", format!("{what} Issuers are those of the file given by --config.")))
     }
