@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Books;
-use crate::auth::{Authenticator, Revocation, Scope};
+use crate::auth::{Authenticator, Revocation, Scope, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
@@ -35,6 +35,8 @@ pub struct App {
     pub clock: Clock,
     /// Knows the API keys.
     pub authenticator: Arc<Authenticator>,
+    /// Checks what others have signed.
+    pub tokens: Tokens,
     /// What callers may use.
     pub policies: Policies,
     /// What callers may still use.

@@ -1,4 +1,4 @@
-//! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
+//! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `check-config` done.
 
 mod keys;
 
@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
+use crate::auth;
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
 use crate::ledger::render::{self, Format};
@@ -31,6 +32,9 @@ enum Command {
     /// Create, list, change, rotate and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Revoke tokens of other issuers
+    #[command(subcommand)]
+    Tokens(TokensCommand),
     /// Show what was used
     Usage(UsageArguments),
     /// Say whether a configuration file is right, and what is wrong where
@@ -70,6 +74,18 @@ struct DataDirectory {
     data_dir: Option<PathBuf>,
 }
 
+#[derive(Subcommand)]
+enum TokensCommand {
+    /// Refuse every token of a subject that was issued up to now; newer ones are let in
+    Revoke {
+        /// Whose tokens: the issuer's name in the configuration file, a slash and the subject, as the ledger shows them
+        #[arg(value_name = "ISSUER/SUBJECT")]
+        subject: String,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+}
+
 #[derive(Args)]
 struct UsageArguments {
     /// How far to look back, such as 1d
@@ -96,6 +112,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(arguments) => run_server(arguments),
         Command::Keys(command) => keys::run(command),
+        Command::Tokens(TokensCommand::Revoke { subject, data }) => revoke_tokens(&subject, &data),
         Command::Usage(arguments) => show_usage(&arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
@@ -142,6 +159,15 @@ fn configuration(data: &DataDirectory) -> anyhow::Result<Config> {
 
 fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
     Ok(configuration(data)?.server.data_dir)
+}
+
+fn revoke_tokens(subject: &str, data: &DataDirectory) -> anyhow::Result<()> {
+    let config = configuration(data)?;
+    let (issuer, key_id) = auth::key_id_of(subject).context("not of the form ISSUER/SUBJECT")?;
+    config.check_issuer(issuer)?;
+    let now = Clock::system().now();
+    auth::revoke(&config.server.data_dir, &key_id, now)?;
+    say(&format!("Tokens of {key_id} that were issued up to {now:.0} are revoked."))
 }
 
 fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {

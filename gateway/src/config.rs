@@ -6,6 +6,7 @@
 mod check;
 #[cfg(test)]
 mod document;
+mod issuers;
 mod keys;
 mod layers;
 
@@ -19,6 +20,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 pub(crate) use check::no_such;
+pub use issuers::{Issuer, SignatureAlgorithm};
 pub use layers::{ConfigError, Overrides, load};
 
 /// The whole configuration.
@@ -44,6 +46,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// The policies of tenants that do not have the default one, by the tenant's name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Who else may say who a caller is: issuers of tokens, by the name that is given to them here.
+    pub issuers: BTreeMap<String, Issuer>,
     /// The clocks of a request, and keep-alive.
     pub timeouts: Timeouts,
     /// Keys and usage.
@@ -53,6 +57,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// Says whether there is an issuer of this name.
+    ///
+    /// # Errors
+    /// There is none; the nearest one is named.
+    pub fn check_issuer(&self, name: &str) -> Result<(), ConfigError> {
+        if self.issuers.contains_key(name) {
+            return Ok(());
+        }
+        if self.issuers.is_empty() {
+            let what = "there is no issuer\nhint: name the file in which they are with --config";
+            return Err(ConfigError::new("configuration", what));
+        }
+        let what = check::no_such("issuer", name, self.issuers.keys());
+        Err(ConfigError::new("configuration", format!("{what} Issuers are those of the file given by --config.")))
+    }
+
     /// Says whether there is a policy of this name.
     ///
     /// # Errors

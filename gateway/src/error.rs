@@ -71,6 +71,10 @@ pub enum Reason {
     AdminDisabled,
     /// There is no API key with this id: an answer of the admin API.
     KeyNotFound,
+    /// A token of another issuer that is not valid, or not here.
+    InvalidToken,
+    /// There are no keys to check a token with.
+    IssuerUnavailable,
     /// The model is not one of those that are served.
     ModelNotFound,
     /// The path is not one of those that are served.
@@ -133,6 +137,8 @@ impl Reason {
             Self::ModelNotAllowed => "model_not_allowed",
             Self::AdminDisabled => "admin_disabled",
             Self::KeyNotFound => "key_not_found",
+            Self::InvalidToken => "invalid_token",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownUrl => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -164,7 +170,7 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
-            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
+            Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
                 StatusCode::FORBIDDEN
             }
@@ -182,6 +188,7 @@ impl Reason {
             | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
             Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::LedgerUnavailable
@@ -204,6 +211,7 @@ impl Reason {
             | Self::ModelNotAllowed
             | Self::AdminDisabled
             | Self::KeyNotFound
+            | Self::InvalidToken
             | Self::ModelNotFound
             | Self::UnknownUrl
             | Self::MethodNotAllowed
@@ -224,12 +232,22 @@ impl Reason {
             | Self::QueueTimeout
             | Self::FirstTokenTimeout
             | Self::StreamIdleTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::BackendError
             | Self::LedgerUnavailable
             | Self::Draining
             | Self::Internal => true,
+        }
+    }
+
+    /// What is asked of a client whose credential is missing or refused (RFC 6750).
+    fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::InvalidApiKey => Some("Bearer"),
+            Self::InvalidToken => Some("Bearer error=\"invalid_token\""),
+            _ => None,
         }
     }
 
@@ -249,6 +267,8 @@ impl Reason {
         match self {
             Self::InvalidRequest => None,
             Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            // The only code of OpenAI's for a credential that is not valid.
+            Self::InvalidToken => Some(Self::InvalidApiKey.label()),
             _ => Some(self.label()),
         }
     }
@@ -365,8 +385,8 @@ impl Rejection {
         let mut response = (self.reason.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.reason == Reason::InvalidApiKey {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.reason.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.reason == Reason::Draining {
             // The next request is to find another gateway.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::auth::{Caller, Scope, address};
+use crate::auth::{self, Caller, Scope, address};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
 use crate::patience::Patience;
@@ -75,7 +75,8 @@ async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let mut response = if is_open(&request) {
         next.run(request).await
     } else {
-        match Asking::of(&app, &request) {
+        let client = request.extensions().get::<Arc<Client>>().cloned();
+        match Asking::of(&app, client, request.headers()).await {
             Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
             Ok(asking) => {
                 let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
@@ -106,11 +107,11 @@ struct Asking {
 }
 
 impl Asking {
-    fn of(app: &App, request: &Request) -> Result<Self, Rejection> {
+    async fn of(app: &App, client: Option<Arc<Client>>, headers: &HeaderMap) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let client = request.extensions().get::<Arc<Client>>().cloned().ok_or_else(at_fault)?;
-        let caller = app.authenticator.authenticate(request.headers(), timestamp)?;
-        address::check(&caller, client.peer(), request.headers(), &app.config.server.trusted_proxies)?;
+        let client = client.ok_or_else(at_fault)?;
+        let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
+        address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
         Ok(Self { caller, client, terms, at, timestamp })
     }

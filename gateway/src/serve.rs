@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{self, Authenticator, Caller};
+use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
@@ -39,6 +39,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
     auth::declared(config)?;
+    Tokens::check(&config.issuers)?;
     tls(config)?;
     Ok(())
 }
@@ -63,13 +64,16 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let policies = Policies::new(&config)?;
     let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
     tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
-    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
     let metrics = Arc::new(Metrics::new()?);
+    let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
+    let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
+    tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
+        tokens,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
@@ -128,12 +132,13 @@ fn limits_of(
     directory: &Path,
     clock: &Clock,
     policies: &Policies,
-    authenticator: &Authenticator,
+    (authenticator, tokens): (&Authenticator, &Tokens),
 ) -> anyhow::Result<limit::Limits> {
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
-        // A key that is gone leaves what its tenant used.
-        let unknown = || Caller::new(tenant, key_id);
+        // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
+        let policy = tokens.fixed_policy(key_id).map(Arc::from);
+        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))

@@ -1,30 +1,19 @@
 //! Follows `keys.sqlite`: what another process creates or revokes counts from the very next request on.
 //!
-//! Every request must know whether the file has changed, and asking SQLite (`PRAGMA data_version`) takes longer than all
-//! the rest of checking a key. But with a rollback journal (not with a write-ahead log) each commit raises the change
-//! counter in the file's header, 4 bytes at offset 24 (<https://www.sqlite.org/fileformat2.html>, 1.3.7). So one
-//! positioned read of the header, on a descriptor that is open already, tells it.
+//! What makes that right, beside what is said in `database/changes.rs`:
 //!
-//! What makes that right:
-//!
-//! * **The counter that goes with what was read is read within the same read transaction.** While that holds its shared
-//!   lock nobody can write to the file. A counter read outside may be that of a writer which has written its header,
-//!   dies before its commit and is rolled back: the next commit has the same number again, and would be missed.
+//! * **The header that goes with what was read is read within the same read transaction.**
 //! * **While a writer has the file locked, what was read before is still the truth**: nothing is committed until it lets
 //!   go. So `SQLITE_BUSY` is no error; the counter that was seen stays, and the next request looks again.
 //! * **Only rows with a version above the last one are read**, by an index: a change costs as much with 100,000 keys as
 //!   with one. A commit that changed no key, as that of the last uses, costs an empty query.
-//! * **The descriptor is closed after all connections.** When a process closes any descriptor of a file, it loses all
-//!   POSIX locks that it has on that file, also those that SQLite relies on.
 //! * **A file that has a write-ahead log again** (an older program may do that before it says that it cannot read the
 //!   schema) shows it in the header as well. Then SQLite is asked each time until the journal is changed back.
 //!
 //! A file that is deleted or replaced, not changed, is noticed at the next start only.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +26,7 @@ use super::record::{Record, Revocation, Roster};
 use super::scope::Scope;
 use super::store::{Stored, read_above};
 use super::{Caller, KeyError, schema};
-use crate::database::DatabaseError;
+use crate::database::{Changes, DatabaseError, Header};
 
 /// Why the keys cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -48,29 +37,11 @@ pub(super) enum FollowError {
     Sql(#[from] rusqlite::Error),
 }
 
-/// What the header of the file says of its state.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Header(u64);
-
-impl Header {
-    /// Bytes 18 and 19 are the journal's kind, 24 to 27 the change counter.
-    fn read(file: &File) -> io::Result<Self> {
-        let mut bytes = [0; 10];
-        file.read_exact_at(&mut bytes, 18)?;
-        let [write, read, _, _, _, _, counter @ ..] = bytes;
-        Ok(Self(u64::from(u16::from_be_bytes([write, read])) << 32 | u64::from(u32::from_be_bytes(counter))))
-    }
-
-    fn has_rollback_journal(self) -> bool {
-        self.0 >> 32 == 0x0101
-    }
-}
-
 /// Keeps a [`Roster`] equal to the file. The fields are dropped in this order: the file is closed last.
 pub(super) struct Follower {
     reader: Mutex<Reader>,
     seen: AtomicU64,
-    file: File,
+    changes: Changes,
 }
 
 impl Follower {
@@ -78,27 +49,27 @@ impl Follower {
     pub(super) fn open(data_dir: &Path, roster: &Roster) -> Result<Self, KeyError> {
         let connection = schema::open(data_dir)?;
         let path = schema::file(data_dir);
-        let file = File::open(&path).map_err(|source| DatabaseError::Read { path, source })?;
+        let changes = Changes::open(&path)?;
         let mut reader = Reader { connection, version: -1, tenants: BTreeSet::new(), everything: Arc::default() };
-        let header = reader.read(&file, roster).map_err(|error| match error {
+        let header = reader.read(&changes, roster).map_err(|error| match error {
             FollowError::Sql(error) => KeyError::Sql(error),
-            FollowError::Header(source) => DatabaseError::Read { path: schema::file(data_dir), source }.into(),
+            FollowError::Header(source) => DatabaseError::Read { path: path.clone(), source }.into(),
         })?;
         // From now on it is asked on the way of requests: a lock that is held is no reason to wait.
         reader.connection.busy_timeout(Duration::ZERO)?;
-        Ok(Self { reader: Mutex::new(reader), seen: AtomicU64::new(header.0), file })
+        Ok(Self { reader: Mutex::new(reader), seen: AtomicU64::new(header.as_number()), changes })
     }
 
     /// Reads what has changed, if something has.
     pub(super) fn follow(&self, roster: &Roster) -> Result<(), FollowError> {
-        let header = Header::read(&self.file)?;
-        if header.has_rollback_journal() && header.0 == self.seen.load(Ordering::Acquire) {
+        let header = self.changes.header()?;
+        if header.has_rollback_journal() && header.as_number() == self.seen.load(Ordering::Acquire) {
             return Ok(());
         }
         // Others wait meanwhile, since they must not go on with what was there before; it does not take long.
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        match reader.read(&self.file, roster) {
-            Ok(header) => self.seen.store(header.0, Ordering::Release),
+        match reader.read(&self.changes, roster) {
+            Ok(header) => self.seen.store(header.as_number(), Ordering::Release),
             Err(FollowError::Sql(error)) if is_locked(&error) => {}
             Err(error) => return Err(error),
         }
@@ -121,8 +92,8 @@ struct Reader {
 
 impl Reader {
     /// Brings the roster up to the file, and gives the header that goes with it.
-    fn read(&mut self, file: &File, roster: &Roster) -> Result<Header, FollowError> {
-        if !Header::read(file)?.has_rollback_journal() {
+    fn read(&mut self, changes: &Changes, roster: &Roster) -> Result<Header, FollowError> {
+        if !changes.header()?.has_rollback_journal() {
             // Not while somebody else has it open. Then it is read as it is, and the next request tries again.
             match self.connection.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(())) {
                 Err(error) if !is_locked(&error) => return Err(error.into()),
@@ -132,7 +103,7 @@ impl Reader {
         let transaction = self.connection.transaction()?;
         let rows = read_above(&transaction, self.version)?;
         // If no row was found, the query has taken the shared lock all the same.
-        let header = Header::read(file)?;
+        let header = changes.header()?;
         transaction.commit()?;
         self.version = rows.iter().map(|row| row.version).fold(self.version, i64::max);
         let records = rows.into_iter().map(|row| self.record(row, roster)).collect();

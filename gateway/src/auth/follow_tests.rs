@@ -1,3 +1,5 @@
+use std::os::unix::fs::FileExt;
+
 use jiff::Timestamp;
 
 use super::super::{Keys, Wanted};
@@ -32,7 +34,7 @@ impl Followed {
     }
 
     fn counter(&self) -> u32 {
-        Header::read(&self.follower.file).unwrap().0 as u32
+        self.follower.changes.header().unwrap().as_number() as u32
     }
 }
 
@@ -93,7 +95,7 @@ fn a_file_that_has_a_write_ahead_log_again_is_followed_and_gets_its_rollback_jou
     let Followed { keys, roster, follower, directory } = followed;
     drop(keys);
     follower.follow(&roster).unwrap();
-    assert!(Header::read(&follower.file).unwrap().has_rollback_journal());
+    assert!(follower.changes.header().unwrap().has_rollback_journal());
     let keys = Keys::open(directory.path()).unwrap();
     let followed = Followed { keys, roster, follower, directory };
     let other = followed.create();

@@ -1,7 +1,8 @@
-//! Who asks: an API key becomes a [`Caller`].
+//! Who asks: an API key or a token becomes a [`Caller`].
 //!
 //! [`Keys`] makes, lists, changes, rotates and revokes keys, for the command line and for the admin API;
-//! [`Authenticator`] checks them for the server. Keys are stored in `keys.sqlite`, or declared in a file by their hashes.
+//! [`Authenticator`] checks them for the server, and [`Tokens`] checks what others have signed. Keys are stored in
+//! `keys.sqlite`, or declared in a file by their hashes.
 //!
 //! | files | |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | `declared` | keys that stand in a mounted file |
 //! | `last_used`, `tend` | what is written down of their use, and the task that does it |
 //! | `schema`, `store`, `wanted`, `info` | `keys.sqlite`, and what operators do with it |
+//! | `token/` | tokens of other issuers |
 
 pub mod address;
 mod credential;
@@ -26,6 +28,7 @@ mod store;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod token;
 mod wanted;
 
 use std::path::Path;
@@ -44,6 +47,7 @@ pub use record::{Revocation, revoked};
 pub use scope::{Scope, ScopeError};
 pub use store::{KeyError, Keys, Revoked};
 pub use tend::tend;
+pub use token::{RevocationError, Tokens, key_id_of, revoke};
 pub use wanted::{Change, DEFAULT_OVERLAP, Wanted, parse_expiry, parse_overlap};
 
 use declared::DeclaredFile;
@@ -51,12 +55,28 @@ use follow::Follower;
 use last_used::LastUsed;
 use record::Roster;
 
+/// Finds the caller by the one credential in the headers: an API key, or a token where issuers are configured.
+///
+/// # Errors
+/// When there is no credential, more than one, or one that is not valid at `now`.
+pub async fn caller(
+    keys: &Authenticator,
+    tokens: &Tokens,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Caller, Rejection> {
+    match credential::of(headers)? {
+        token if tokens.is_token(token) => tokens.authenticate(token, now).await,
+        _ => keys.authenticate(headers, now),
+    }
+}
+
 /// Whom a request is accounted to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The unit of accounting.
     pub tenant: Arc<str>,
-    /// The public id of the API key.
+    /// The public id of the API key, or `issuer/subject` of a token.
     pub key_id: Arc<str>,
     /// The name of the key's own policy, where it was made with one.
     pub policy: Option<Arc<str>>,

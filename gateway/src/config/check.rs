@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, nearest};
-use super::{Config, DEFAULT_POLICY, Policy, is_name};
+use super::{Config, DEFAULT_POLICY, Policy, is_name, issuers};
 
 /// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
 const MOST_HEADER_BYTES: usize = 1 << 20;
@@ -12,7 +12,7 @@ const MOST_CONNECTIONS: usize = 1_000_000;
 /// llama-server looks for clients who left only when nothing wakes it for a second.
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// A key whose value cannot be used, and why.
 pub(super) struct Wrong {
@@ -20,7 +20,7 @@ pub(super) struct Wrong {
     pub(super) what: String,
 }
 
-fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
+pub(super) fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
     Err(Wrong { key: Key::of(key), what: what.into() })
 }
 
@@ -36,7 +36,8 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
     durations(config)?;
     classes(config)?;
     policies(config)?;
-    tenants(config)
+    tenants(config)?;
+    config.issuers.iter().try_for_each(|(name, issuer)| issuers::check(config, name, issuer))
 }
 
 fn server(config: &Config) -> Result<(), Wrong> {
@@ -95,7 +96,7 @@ fn durations(config: &Config) -> Result<(), Wrong> {
     }
 }
 
-const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
+pub(super) const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
 
 fn classes(config: &Config) -> Result<(), Wrong> {
     let queue = &config.queue;
