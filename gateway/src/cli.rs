@@ -1,5 +1,7 @@
 //! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
 
+mod correct;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -102,8 +104,22 @@ enum KeysCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum UsageCommand {
+    /// Correct a request's numbers: the differences are added, what was recorded stays
+    Correct(correct::CorrectArguments),
+    /// Check that the ledger is sound and agrees with itself
+    Check {
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+}
+
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct UsageArguments {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
     /// How far to look back, such as 1d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -128,6 +144,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(arguments) => run_server(arguments),
         Command::Keys(command) => keys(command),
+        Command::Usage(UsageArguments { command: Some(UsageCommand::Correct(what)), .. }) => correct::correct(what),
+        Command::Usage(UsageArguments { command: Some(UsageCommand::Check { data }), .. }) => correct::check(&data),
         Command::Usage(arguments) => show_usage(&arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;

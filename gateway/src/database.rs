@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,7 +18,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// The directory or the file cannot be made.
-    #[error("cannot create {}", path.display())]
+    #[error("cannot create or open {}\n\
+             hint: its directory must be writable for the user that runs this", path.display())]
     Create {
         /// What was to be made.
         path: PathBuf,
@@ -28,6 +29,16 @@ pub enum DatabaseError {
     /// SQLite cannot open, read or migrate the file.
     #[error("cannot open {}", path.display())]
     Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The file is no SQLite database, or a damaged one.
+    #[error("{} is damaged or not a database\n\
+             hint: move it aside together with its -wal and -shm, then start again: a new one is made. \
+             What can be saved of the old one, and how, is told in docs/accounting.md", path.display())]
+    Damaged {
         /// The file.
         path: PathBuf,
         /// SQLite's reason.
@@ -57,6 +68,17 @@ pub enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// What kept the file from being opened.
+    pub(crate) fn open(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, source },
+            _ => Self::Open { path, source },
+        }
+    }
+}
+
 /// Creates the data directory, for this user alone. A directory that exists is left as it is.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), DatabaseError> {
     let mut builder = DirBuilder::new();
@@ -79,7 +101,7 @@ pub(crate) fn open_private_file(path: &Path) -> Result<std::fs::File, DatabaseEr
 pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
     // SQLite would create the file with the umask's permissions; its -wal and -shm files copy those of the file.
     drop(open_private_file(path)?);
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     configure(&connection).map_err(failed)?;
@@ -89,7 +111,7 @@ pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, Datab
 
 /// Opens a database for reading only, beside whoever writes it. The file must exist.
 pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -103,6 +125,8 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Of a new file; before anything is written to it. Pages that become free can then be given back in small steps.
+    connection.pragma_update(None, "auto_vacuum", "incremental")?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.
@@ -116,7 +140,7 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 
 /// One transaction for all: two programs that start at once cannot both migrate.
 fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let known = migrations.len();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;

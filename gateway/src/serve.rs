@@ -13,6 +13,7 @@ use crate::auth::{Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -42,6 +43,17 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How the configuration wants the ledger to be kept.
+pub fn ledger_settings(config: &Config) -> Settings {
+    let ledger = &config.ledger;
+    Settings {
+        progress_interval: ledger.progress_interval,
+        max_live: MAX_LIVE,
+        on_failure: ledger.on_failure,
+        export: false,
+    }
+}
+
 /// Runs the gateway until it has drained after SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -51,8 +63,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export: false };
-    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), ledger_settings(&config))?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
     }
@@ -65,6 +76,9 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new()?);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
+    let retention = Retention::new(ledger.clone(), clock.clone(), keep).run();
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
