@@ -178,6 +178,8 @@ fn log_filter(config: &Config) -> anyhow::Result<EnvFilter> {
 
 fn begin_logging(config: &Config) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(log_filter(config)?).with_writer(std::io::stderr);
+    // It would tell them on standard error, and panic where that is what cannot be written, as on a full disk.
+    let lines = lines.log_internal_errors(false);
     match config.log.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

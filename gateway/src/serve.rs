@@ -150,7 +150,10 @@ fn limits_of(
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))
     };
-    limits.restore(&Reader::open(directory)?, who)?;
+    limits.restore(&Reader::open(directory)?, who).context(
+        "what was used before cannot be read\n\
+         hint: `llama-gateway usage check` says whether the ledger is damaged, docs/accounting.md how to go on",
+    )?;
     Ok(limits)
 }
 

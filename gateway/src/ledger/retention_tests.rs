@@ -393,7 +393,7 @@ async fn a_file_of_an_older_version_is_rewritten_once_so_that_it_can_shrink() {
     assert_eq!(mode(&path), 0);
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     assert_eq!(mode(&path), 2);
-    assert!(!ledger.work(|connection| crate::ledger::vacuum::convert(connection)).await.unwrap(), "once is enough");
+    assert!(!ledger.work(crate::ledger::vacuum::convert).await.unwrap(), "once is enough");
     assert_eq!(retention(&ledger, Keep { entries: DAY, days: Duration::ZERO }).delete(at(0)).await.unwrap(), 1);
     assert_eq!(wrong(dir.path()), [""; 0]);
     handle.close().await.unwrap();

@@ -31,6 +31,7 @@ mod fair;
 mod fold;
 mod http;
 mod ledger;
+mod ledger_faults;
 mod limits;
 mod queue;
 mod refusals;
