@@ -1,5 +1,6 @@
 //! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `check-config` done.
 
+mod correct;
 mod keys;
 
 use std::io::Write;
@@ -86,8 +87,22 @@ enum TokensCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum UsageCommand {
+    /// Correct a request's numbers: the differences are added, what was recorded stays
+    Correct(correct::CorrectArguments),
+    /// Check that the ledger is sound and agrees with itself
+    Check {
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+}
+
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct UsageArguments {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
     /// How far to look back, such as 1d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -113,6 +128,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(arguments) => run_server(arguments),
         Command::Keys(command) => keys::run(command),
         Command::Tokens(TokensCommand::Revoke { subject, data }) => revoke_tokens(&subject, &data),
+        Command::Usage(UsageArguments { command: Some(UsageCommand::Correct(what)), .. }) => correct::correct(what),
+        Command::Usage(UsageArguments { command: Some(UsageCommand::Check { data }), .. }) => correct::check(&data),
         Command::Usage(arguments) => show_usage(&arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
@@ -145,6 +162,8 @@ fn log_filter(config: &Config) -> anyhow::Result<EnvFilter> {
 
 fn begin_logging(config: &Config) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(log_filter(config)?).with_writer(std::io::stderr);
+    // It would tell them on standard error, and panic where that is what cannot be written, as on a full disk.
+    let lines = lines.log_internal_errors(false);
     match config.log.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -313,6 +313,24 @@ pub struct Ledger {
     /// How often the running counts of live streams are written ahead.
     #[serde(with = "duration")]
     pub progress_interval: Duration,
+    /// What becomes of new requests while the ledger cannot be written.
+    pub on_failure: OnFailure,
+    /// How long settled entries are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_entries: Duration,
+    /// How long the sums of a day are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_days: Duration,
+}
+
+/// What becomes of new requests while the ledger cannot be written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They are refused.
+    Refuse,
+    /// They run, and their entries are kept in memory until they can be written.
+    Serve,
 }
 
 /// How log lines look.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 pub(crate) use changes::{Changes, Header};
 
@@ -22,7 +22,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// The directory or the file cannot be made.
-    #[error("cannot create {}", path.display())]
+    #[error("cannot create or open {}\n\
+             hint: its directory must be writable for the user that runs this", path.display())]
     Create {
         /// What was to be made.
         path: PathBuf,
@@ -52,6 +53,16 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
+    /// The file is no SQLite database, or a damaged one.
+    #[error("{} is damaged or not a database\n\
+             hint: move it aside together with its -wal and -shm, then start again: a new one is made. \
+             What can be saved of the old one, and how, is told in docs/accounting.md", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
     /// The file has a schema that only a newer program knows.
     #[error("{} has schema version {found}, but this program knows versions up to {known}\n\
              hint: run the newer llama-gateway that wrote it", path.display())]
@@ -74,6 +85,17 @@ pub enum DatabaseError {
         /// The version that is needed.
         known: usize,
     },
+}
+
+impl DatabaseError {
+    /// What kept the file from being opened.
+    pub(crate) fn open(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, source },
+            _ => Self::Open { path, source },
+        }
+    }
 }
 
 /// Creates the data directory, for this user alone. A directory that exists is left as it is.
@@ -104,7 +126,7 @@ pub(crate) fn open_with_rollback(path: &Path, migrations: &[&str]) -> Result<Con
 
 fn open_with(path: &Path, journal: &str, migrations: &[&str]) -> Result<Connection, DatabaseError> {
     create_private_file(path)?;
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -144,7 +166,7 @@ fn private() -> OpenOptions {
 
 /// Opens a database for reading only, beside whoever writes it. The file must exist.
 pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -158,6 +180,8 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
 
 /// Gives whether the journal is of the kind that is wanted now.
 fn configure(connection: &Connection, journal: &str) -> rusqlite::Result<bool> {
+    // Of a new file; before anything is written to it. Pages that become free can then be given back in small steps.
+    connection.pragma_update(None, "auto_vacuum", "incremental")?;
     let is: String = connection.pragma_update_and_check(None, "journal_mode", journal, |row| row.get(0))?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.
@@ -172,7 +196,7 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 
 /// One transaction for all: two programs that start at once cannot both migrate.
 fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let known = migrations.len();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;

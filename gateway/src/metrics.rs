@@ -151,9 +151,15 @@ metrics! {
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.
     ledger_lag_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Ledger transactions that were committed, each for all requests that waited for one.
+    ledger_commits_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Ledger transactions that failed.
     ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
-    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
+    /// Requests that were let begin although the ledger could not record it (ledger.on_failure = "serve").
+    ledger_unrecorded_requests_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Entries that are over and kept in memory because the ledger cannot be written.
+    ledger_unsettled_entries: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused, or as configured.
     ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
 }
 

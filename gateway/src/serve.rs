@@ -13,6 +13,7 @@ use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -44,6 +45,17 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How the configuration wants the ledger to be kept.
+pub fn ledger_settings(config: &Config) -> Settings {
+    let ledger = &config.ledger;
+    Settings {
+        progress_interval: ledger.progress_interval,
+        max_live: MAX_LIVE,
+        on_failure: ledger.on_failure,
+        export: false,
+    }
+}
+
 /// Runs the gateway until it has drained after SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -53,8 +65,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export: false };
-    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), ledger_settings(&config))?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
     }
@@ -70,6 +81,9 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
+    let retention = Retention::new(ledger.clone(), clock.clone(), keep).run();
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
@@ -143,7 +157,10 @@ fn limits_of(
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))
     };
-    limits.restore(&Reader::open(directory)?, who)?;
+    limits.restore(&Reader::open(directory)?, who).context(
+        "what was used before cannot be read\n\
+         hint: `llama-gateway usage check` says whether the ledger is damaged, docs/accounting.md how to go on",
+    )?;
     Ok(limits)
 }
 

@@ -49,11 +49,11 @@ async fn method_not_allowed(method: Method) -> gate::Refused {
     Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path.")).into()
 }
 
-/// Ready: a model is loaded, the ledger records, and the gateway is not shutting down.
+/// Ready: a model is loaded, the ledger records (or need not), and the gateway is not shutting down.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let state = if app.drain.is_started() {
         Err("draining".to_owned())
-    } else if !app.ledger.health().healthy {
+    } else if !app.ledger.takes_requests() {
         Err("the ledger cannot be written".to_owned())
     } else {
         app.ready().map_err(|rejection| match rejection.operator {
@@ -98,7 +98,10 @@ fn refresh(app: &App, metrics: &Metrics) {
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
     metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
+    raise(&metrics.ledger_commits_total, health.commits);
     raise(&metrics.ledger_failures_total, health.failures);
+    raise(&metrics.ledger_unrecorded_requests_total, health.unrecorded);
+    metrics.ledger_unsettled_entries.set(health.unsettled as i64);
     raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
     raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

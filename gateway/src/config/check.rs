@@ -11,8 +11,9 @@ const MOST_HEADER_BYTES: usize = 1 << 20;
 const MOST_CONNECTIONS: usize = 1_000_000;
 /// llama-server looks for clients who left only when nothing wakes it for a second.
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
+const DAY: Duration = Duration::from_secs(86_400);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 /// A key whose value cannot be used, and why.
 pub(super) struct Wrong {
@@ -34,6 +35,7 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
         return wrong(&["requests", "max_output_tokens"], "must be above 0");
     }
     durations(config)?;
+    retention(config)?;
     classes(config)?;
     policies(config)?;
     tenants(config)?;
@@ -56,6 +58,16 @@ fn server(config: &Config) -> Result<(), Wrong> {
     }
     if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
         return wrong(&["server", "tls_certificate"], "`tls_certificate` and `tls_key` must be given together");
+    }
+    Ok(())
+}
+
+fn retention(config: &Config) -> Result<(), Wrong> {
+    let ledger = &config.ledger;
+    for (key, kept) in [("keep_entries", ledger.keep_entries), ("keep_days", ledger.keep_days)] {
+        if !kept.is_zero() && kept < DAY {
+            return wrong(&["ledger", key], "must be at least 1d, or 0s for ever");
+        }
     }
     Ok(())
 }

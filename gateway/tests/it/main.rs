@@ -32,6 +32,7 @@ mod fold;
 mod http;
 mod keys;
 mod ledger;
+mod ledger_faults;
 mod limits;
 mod queue;
 mod refusals;
