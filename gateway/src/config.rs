@@ -24,6 +24,8 @@ pub use layers::{ConfigError, Overrides, load};
 pub struct Config {
     /// Listeners and their limits.
     pub server: Server,
+    /// The admin API.
+    pub admin: Admin,
     /// The llama-server replicas.
     pub upstream: Upstream,
     /// Names under which the model is served.
@@ -91,6 +93,14 @@ pub struct Server {
     /// Time that running streams get to finish after SIGTERM.
     #[serde(with = "duration")]
     pub drain_grace: Duration,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// File with the key of the admin API; empty: nobody may use it.
+    pub key_file: PathBuf,
 }
 
 /// The llama-server replicas.

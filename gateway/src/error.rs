@@ -61,6 +61,16 @@ pub enum Reason {
     ContextLengthExceeded,
     /// No API key, or one that is unknown, expired or revoked.
     InvalidApiKey,
+    /// The API key is not for requests from this address.
+    IpNotAuthorized,
+    /// The API key is not for this API.
+    EndpointNotAllowed,
+    /// The API key is not for this model.
+    ModelNotAllowed,
+    /// The admin API has no key, so that nobody may use it.
+    AdminDisabled,
+    /// There is no API key with this id: an answer of the admin API.
+    KeyNotFound,
     /// The model is not one of those that are served.
     ModelNotFound,
     /// The path is not one of those that are served.
@@ -118,6 +128,11 @@ impl Reason {
             Self::InvalidRequest => "invalid_request",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::IpNotAuthorized => "ip_not_authorized",
+            Self::EndpointNotAllowed => "endpoint_not_allowed",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::AdminDisabled => "admin_disabled",
+            Self::KeyNotFound => "key_not_found",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownUrl => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -150,7 +165,10 @@ impl Reason {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
             Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
+            Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
+                StatusCode::FORBIDDEN
+            }
+            Self::ModelNotFound | Self::UnknownUrl | Self::KeyNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -181,6 +199,11 @@ impl Reason {
             Self::InvalidRequest
             | Self::ContextLengthExceeded
             | Self::InvalidApiKey
+            | Self::IpNotAuthorized
+            | Self::EndpointNotAllowed
+            | Self::ModelNotAllowed
+            | Self::AdminDisabled
+            | Self::KeyNotFound
             | Self::ModelNotFound
             | Self::UnknownUrl
             | Self::MethodNotAllowed
@@ -215,6 +238,7 @@ impl Reason {
             _ if self == Self::QuotaExceeded => "insufficient_quota",
             _ if self == Self::TokenRate => "tokens",
             StatusCode::TOO_MANY_REQUESTS => "requests",
+            StatusCode::FORBIDDEN => "permission_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         }
@@ -232,6 +256,7 @@ impl Reason {
     fn anthropic_type(self) -> &'static str {
         match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::CONFLICT => "conflict_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",

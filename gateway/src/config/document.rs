@@ -12,7 +12,7 @@ Layers, the later ones win: defaults, the file of `--config`, environment variab
 are refused, with the nearest known one named. `llama-gateway check-config F` says whether a file is right.
 Durations are text such as `250ms`, `90s` or `2h 30m`. In the environment, lists are separated by commas. Policies
 other than the default one, and tenants, are set in the file only.
-Secrets never stand in the file: `upstream.api_key_file` names a file.
+Secrets never stand in the file: `admin.key_file` and `upstream.api_key_file` name files.
 ";
 
 /// The page: one table a section, the comments above a key as its meaning.

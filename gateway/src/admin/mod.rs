@@ -1,25 +1,47 @@
-//! The admin port: health for Kubernetes and metrics for Prometheus.
+//! The admin port: health for Kubernetes, metrics for Prometheus, and the admin API for operators.
+//!
+//! Health and metrics are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
+//! answer has its `x-request-id`.
+
+mod gate;
+mod keys;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use crate::app::App;
+use crate::error::{Reason, Rejection};
 use crate::metrics::{Metrics, raise};
 use crate::upstream::State as ReplicaState;
 
 /// The routes of the admin listener.
 pub fn routes(app: Arc<App>) -> Router {
-    Router::new()
+    let open = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics));
+    let guarded =
+        Router::new().route("/v1/keys", get(keys::list)).route_layer(from_fn_with_state(app.clone(), gate::gate));
+    open.merge(guarded)
+        .fallback(unknown_url)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(gate::name))
         .with_state(app)
+}
+
+async fn unknown_url() -> gate::Refused {
+    Rejection::new(Reason::UnknownUrl, "The admin port does not serve this path.").into()
+}
+
+async fn method_not_allowed(method: Method) -> gate::Refused {
+    Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path.")).into()
 }
 
 /// Ready: a model is loaded, the ledger records, and the gateway is not shutting down.
