@@ -1,18 +1,17 @@
 //! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
 
+mod usage;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::{self, Keys, Revoked, Wanted};
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
-use crate::ledger::render::{self, Format};
-use crate::ledger::usage;
 use crate::serve;
 
 /// An authenticating, metering, OpenAI-compatible gateway in front of llama-server.
@@ -31,7 +30,7 @@ enum Command {
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Show what was used
-    Usage(UsageArguments),
+    Usage(usage::UsageArguments),
     /// Say whether a configuration file is right, and what is wrong where
     CheckConfig {
         /// The configuration file
@@ -102,24 +101,6 @@ enum KeysCommand {
     },
 }
 
-#[derive(Args)]
-struct UsageArguments {
-    /// How far to look back, such as 1d
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// One entry a line instead of sums by tenant and day
-    #[arg(long)]
-    requests: bool,
-    /// As JSON
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// As CSV
-    #[arg(long)]
-    csv: bool,
-    #[command(flatten)]
-    data: DataDirectory,
-}
-
 /// Does what the command line asks for.
 ///
 /// # Errors
@@ -128,7 +109,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(arguments) => run_server(arguments),
         Command::Keys(command) => keys(command),
-        Command::Usage(arguments) => show_usage(&arguments),
+        Command::Usage(arguments) => usage::show(arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
             serve::check(&config)?;
@@ -197,25 +178,6 @@ fn keys(command: KeysCommand) -> anyhow::Result<()> {
             Revoked::Now => say(&format!("{key_id} is revoked.")),
             Revoked::Before => say(&format!("{key_id} was revoked before.")),
         },
-    }
-}
-
-fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {
-    let reader = usage::Reader::open(&data_directory(&arguments.data)?)?;
-    let since = match &arguments.since {
-        Some(span) => usage::since(span, Clock::system().now())?,
-        None => Timestamp::MIN,
-    };
-    let format = match arguments {
-        UsageArguments { json: true, .. } => Format::Json,
-        UsageArguments { csv: true, .. } => Format::Csv,
-        _ => Format::Text,
-    };
-    let out = &mut std::io::stdout().lock();
-    if arguments.requests {
-        Ok(render::requests(&reader, since, format, out)?)
-    } else {
-        Ok(render::usage(&reader.usage(since)?, format, out)?)
     }
 }
 

@@ -10,6 +10,7 @@ mod charge;
 mod daily;
 mod entry;
 mod job;
+pub mod query;
 pub mod render;
 mod schema;
 pub mod usage;
@@ -30,6 +31,7 @@ use crate::database::{self, DatabaseError};
 use crate::error::{Reason, Rejection};
 
 pub use charge::{Charge, Closing, Progress};
+pub use daily::Sums;
 pub use entry::{Count, CountedBy, Dispatched, Ending, Outcome, SlotTime, Subject};
 
 use writer::{Message, Writer};
