@@ -2,20 +2,18 @@
 
 mod correct;
 mod keys;
+mod usage;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth;
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
-use crate::ledger::render::{self, Format};
-use crate::ledger::usage;
 use crate::serve;
 
 /// An authenticating, metering, OpenAI-compatible gateway in front of llama-server.
@@ -98,25 +96,14 @@ enum UsageCommand {
     },
 }
 
+/// What to do with what was used: to show it, if nothing else is said.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 struct UsageArguments {
     #[command(subcommand)]
     command: Option<UsageCommand>,
-    /// How far to look back, such as 1d
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// One entry a line instead of sums by tenant and day
-    #[arg(long)]
-    requests: bool,
-    /// As JSON
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// As CSV
-    #[arg(long)]
-    csv: bool,
     #[command(flatten)]
-    data: DataDirectory,
+    show: usage::ShowArguments,
 }
 
 /// Does what the command line asks for.
@@ -128,9 +115,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(arguments) => run_server(arguments),
         Command::Keys(command) => keys::run(command),
         Command::Tokens(TokensCommand::Revoke { subject, data }) => revoke_tokens(&subject, &data),
-        Command::Usage(UsageArguments { command: Some(UsageCommand::Correct(what)), .. }) => correct::correct(what),
-        Command::Usage(UsageArguments { command: Some(UsageCommand::Check { data }), .. }) => correct::check(&data),
-        Command::Usage(arguments) => show_usage(&arguments),
+        Command::Usage(UsageArguments { command: None, show }) => usage::show(show),
+        Command::Usage(UsageArguments { command: Some(command), .. }) => match command {
+            UsageCommand::Correct(what) => correct::correct(what),
+            UsageCommand::Check { data } => correct::check(&data),
+        },
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
             serve::check(&config)?;
@@ -187,25 +176,6 @@ fn revoke_tokens(subject: &str, data: &DataDirectory) -> anyhow::Result<()> {
     let now = Clock::system().now();
     auth::revoke(&config.server.data_dir, &key_id, now)?;
     say(&format!("Tokens of {key_id} that were issued up to {now:.0} are revoked."))
-}
-
-fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {
-    let reader = usage::Reader::open(&data_directory(&arguments.data)?)?;
-    let since = match &arguments.since {
-        Some(span) => usage::since(span, Clock::system().now())?,
-        None => Timestamp::MIN,
-    };
-    let format = match arguments {
-        UsageArguments { json: true, .. } => Format::Json,
-        UsageArguments { csv: true, .. } => Format::Csv,
-        _ => Format::Text,
-    };
-    let out = &mut std::io::stdout().lock();
-    if arguments.requests {
-        Ok(render::requests(&reader, since, format, out)?)
-    } else {
-        Ok(render::usage(&reader.usage(since)?, format, out)?)
-    }
 }
 
 /// One text on standard output; a reader that has gone away is not an error worth a panic.

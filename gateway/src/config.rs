@@ -19,6 +19,8 @@ use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::prices::{ANY_MODEL, Day, Price};
+
 pub(crate) use check::no_such;
 pub use issuers::{Issuer, SignatureAlgorithm};
 pub use layers::{ConfigError, Overrides, load};
@@ -52,6 +54,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Keys and usage.
     pub ledger: Ledger,
+    /// Money.
+    pub billing: Billing,
+    /// What tokens and slot time cost, by the table's name.
+    pub prices: BTreeMap<String, PriceTable>,
     /// Log lines.
     pub log: Log,
 }
@@ -331,6 +337,43 @@ pub enum OnFailure {
     Refuse,
     /// They run, and their entries are kept in memory until they can be written.
     Serve,
+}
+
+/// Money.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Billing {
+    /// The currency of all prices, as ISO 4217 writes it.
+    pub currency: String,
+}
+
+/// What the tokens and the slot time of one model, or of any, cost from one day on. What is not said costs nothing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceTable {
+    /// The model by its name in the ledger; `*`: any that has no table of its own.
+    #[serde(default = "PriceTable::any_model")]
+    pub model: String,
+    /// The first day (UTC) on which it counts; `None`: it has always done so.
+    #[serde(default)]
+    pub since: Option<Day>,
+    /// A million prompt tokens that do not come from the cache.
+    #[serde(default)]
+    pub prompt: Price,
+    /// A million prompt tokens that come from the cache; `None`: as much as others.
+    pub cached: Option<Price>,
+    /// A million generated tokens.
+    #[serde(default)]
+    pub output: Price,
+    /// One slot for one second.
+    #[serde(default)]
+    pub slot_second: Price,
+}
+
+impl PriceTable {
+    fn any_model() -> String {
+        ANY_MODEL.to_owned()
+    }
 }
 
 /// How log lines look.

@@ -38,4 +38,5 @@ pub mod database;
 pub mod error;
 pub mod metrics;
 pub mod outbound;
+pub mod prices;
 mod table;

@@ -39,6 +39,7 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
     classes(config)?;
     policies(config)?;
     tenants(config)?;
+    prices(config)?;
     config.issuers.iter().try_for_each(|(name, issuer)| issuers::check(config, name, issuer))
 }
 
@@ -170,6 +171,29 @@ fn tenants(config: &Config) -> Result<(), Wrong> {
             if let Some(policy) = policy.filter(|policy| !config.policies.contains_key(*policy)) {
                 return wrong(&["tenants", name, key], no_such("policy", policy, config.policies.keys()));
             }
+        }
+    }
+    Ok(())
+}
+
+fn prices(config: &Config) -> Result<(), Wrong> {
+    let currency = &config.billing.currency;
+    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return wrong(&["billing", "currency"], "must be three capital letters, such as USD");
+    }
+    for (name, table) in &config.prices {
+        if !is_name(name) {
+            return wrong(&["prices", name], NAMES);
+        }
+        if table.model.is_empty() {
+            return wrong(&["prices", name, "model"], "must not be empty");
+        }
+        let before = config.prices.iter().take_while(|(other, _)| *other != name);
+        if let Some((other, _)) =
+            before.into_iter().find(|(_, of)| (&of.model, of.since) == (&table.model, table.since))
+        {
+            let what = format!("`prices.{other}` has the same model from the same day on");
+            return wrong(&["prices", name, "since"], what);
         }
     }
     Ok(())
