@@ -3,8 +3,11 @@
 //! Health and metrics are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
 //! answer has its `x-request-id`.
 
+mod costs;
 mod gate;
 mod keys;
+mod pages;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,8 +30,12 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
-    let guarded =
-        Router::new().route("/v1/keys", get(keys::list)).route_layer(from_fn_with_state(app.clone(), gate::gate));
+    let guarded = Router::new()
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/organization/usage/completions", get(usage::completions))
+        .route("/v1/organization/usage/embeddings", get(usage::embeddings))
+        .route("/v1/organization/costs", get(costs::costs))
+        .route_layer(from_fn_with_state(app.clone(), gate::gate));
     open.merge(guarded)
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
