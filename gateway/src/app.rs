@@ -23,6 +23,7 @@ use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::upstream::{Readiness, Upstream};
+use crate::usage::Reads;
 
 /// The name in the ledger for the model of a llama-server that has not told its own yet.
 const UNKNOWN_MODEL: &str = "unknown";
@@ -53,6 +54,10 @@ pub struct App {
     pub upstream: Arc<Upstream>,
     /// The record of every request.
     pub ledger: Ledger,
+    /// What holders of keys ask the ledger.
+    pub own_usage: Reads,
+    /// What operators ask it.
+    pub all_usage: Reads,
     /// What Prometheus sees.
     pub metrics: Arc<Metrics>,
     /// Whether the gateway is shutting down.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 mod retry;
@@ -35,6 +35,13 @@ impl Dialect {
     /// What a client that asks for this path expects.
     pub fn of_path(path: &str) -> Self {
         if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
+    }
+
+    /// The same, where the path alone does not tell: clients of both kinds ask for their usage, and Anthropic's say
+    /// which version of its API they speak.
+    pub fn of_request(path: &str, headers: &HeaderMap) -> Self {
+        let is_anthropic = path == "/v1/usage" && headers.contains_key("anthropic-version");
+        if is_anthropic { Self::Anthropic } else { Self::of_path(path) }
     }
 
     /// Puts the id of a request into the headers of its answer.

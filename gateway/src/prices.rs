@@ -9,7 +9,8 @@ use std::ops::{Add, AddAssign};
 
 use jiff::civil::{Date, date};
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::config::{Config, PriceTable};
 
@@ -111,6 +112,13 @@ impl fmt::Display for Money {
         let digits = if f.precision().is_some() { &digits[..decimals] } else { digits.trim_end_matches('0') };
         let point = if digits.is_empty() { "" } else { "." };
         write!(f, "{sign}{}{point}{digits}", rounded / UNIT)
+    }
+}
+
+/// As a number with all its decimals, which a float would not have.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::server::Client;
 use crate::surface::Surface;
+use crate::usage::own::own;
 
 /// Paths that are answered without a key.
 const OPEN: [&str; 1] = ["/health"];
@@ -33,6 +34,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*id}", get(one_model))
+        .route("/v1/usage", get(own_usage))
         .route("/v1/chat/completions", surface(Surface::Chat))
         .route("/v1/completions", surface(Surface::Completions))
         .route("/v1/responses", surface(Surface::Responses))
@@ -71,7 +73,7 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
     request.extensions_mut().insert(request_id.clone());
-    let dialect = Dialect::of_path(request.uri().path());
+    let dialect = Dialect::of_request(request.uri().path(), request.headers());
     let mut response = if is_open(&request) {
         next.run(request).await
     } else {
@@ -168,6 +170,15 @@ async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRej
     }
 }
 
+async fn own_usage(State(app): State<Arc<App>>, request: Request) -> Response {
+    let own = match request.extensions().get::<Arrival>() {
+        Some(arrival) => own(&app, arrival, request.uri()).await,
+        None => Err(Rejection::new(Reason::Internal, "The gateway is at fault.")),
+    };
+    let dialect = Dialect::of_request(request.uri().path(), request.headers());
+    own.map_or_else(|rejection| app.refuse(dialect, id_of(&request), &rejection), |own| axum::Json(own).into_response())
+}
+
 async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response {
     let rejection = Rejection::new(Reason::UnknownUrl, "This path is not served.");
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
@@ -175,7 +186,7 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
 
 async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
     let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
-    app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
+    app.refuse(Dialect::of_request(request.uri().path(), request.headers()), id_of(&request), &rejection)
 }
 
 /// What the caller of a request may use. Every request that has passed the gate has one.

@@ -25,11 +25,15 @@ use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
+use crate::usage::Reads;
 use crate::{admin, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
 const MAX_LIVE: usize = 16_384;
+
+/// Questions about usage that are answered at once, of holders of keys and of operators each.
+const READERS: usize = 2;
 
 /// Says whether a configuration whose keys and types are right can also be run with.
 ///
@@ -93,6 +97,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         counter: Counter::new(metrics.clone()),
         retries: Retries::default(),
         policies,
+        own_usage: Reads::new(&config, READERS),
+        all_usage: Reads::new(&config, READERS),
         metrics,
         counts: Arc::default(),
         started: clock.now(),

@@ -4,8 +4,11 @@
 //! answer has its `x-request-id`.
 
 mod body;
+mod costs;
 mod gate;
 mod keys;
+mod pages;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +36,9 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/keys/{id}", get(keys::get).patch(keys::change))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/revoke", post(keys::revoke))
+        .route("/v1/organization/usage/completions", get(usage::completions))
+        .route("/v1/organization/usage/embeddings", get(usage::embeddings))
+        .route("/v1/organization/costs", get(costs::costs))
         .route_layer(from_fn_with_state(app.clone(), gate::gate));
     open.merge(guarded)
         .fallback(unknown_url)

@@ -265,9 +265,9 @@ impl Reader {
         }
         let bucket = |((start, group), (sums, cost))| {
             let start = at(start).max(query.from);
-            let end = query.width.milliseconds().and_then(|width| {
+            let end = query.width.milliseconds().map(|width| {
                 let start = start.as_millisecond();
-                Some(at(start - start.rem_euclid(width) + width))
+                at(start - start.rem_euclid(width) + width)
             });
             Used { start, end: end.unwrap_or(query.to).min(query.to), group, sums, cost }
         };

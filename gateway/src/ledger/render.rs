@@ -119,8 +119,9 @@ impl Serialize for Cell {
         match self {
             Self::Text(text) => serializer.serialize_str(text),
             Self::Integer(number) => serializer.serialize_i64(*number),
-            // A number with all its decimals, which a float would not have.
-            Self::Seconds(_) | Self::Money(_) => {
+            Self::Money(money) => money.serialize(serializer),
+            // A number with its three decimals.
+            Self::Seconds(_) => {
                 RawValue::from_string(self.exact()).map_err(serde::ser::Error::custom)?.serialize(serializer)
             }
             Self::Nothing => serializer.serialize_none(),
