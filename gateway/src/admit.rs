@@ -35,8 +35,7 @@ pub(crate) struct Entered {
 pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
     let Arrival { caller, terms, patience, .. } = arrival;
     if !caller.scope.allows_surface(surface) {
-        let text = format!("The API key is not for `{}`.", surface.upstream_path());
-        return Err(Rejection::new(Reason::EndpointNotAllowed, text));
+        return Err(Rejection::new(Reason::EndpointNotAllowed, "The API key is not for this endpoint."));
     }
     let is_retry = patience.retries > 0;
     let owe = |rejection: &Rejection| {
@@ -71,7 +70,7 @@ async fn understand(app: &App, surface: Surface, body: Body, arrival: &Arrival) 
     if !caller.scope.allows_model(&model) {
         // While no llama-server has told its model's name, nobody can say whether it may be used.
         app.ready()?;
-        let rejection = Rejection::new(Reason::ModelNotAllowed, format!("The API key is not for the model `{model}`."));
+        let rejection = Rejection::new(Reason::ModelNotAllowed, "The API key is not for this model.");
         return Err(Rejection { param: Some("model".to_owned()), ..rejection });
     }
     Ok((ask, model))

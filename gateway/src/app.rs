@@ -80,7 +80,7 @@ impl App {
 
     /// Whether a model may be asked for by this name.
     pub fn may_use(&self, scope: &Scope, id: &str) -> bool {
-        self.model(Some(id)).is_ok_and(|model| scope.allows_model(&model))
+        scope.models.is_empty() || self.model(Some(id)).is_ok_and(|model| scope.allows_model(&model))
     }
 
     /// One model that is served.

@@ -301,6 +301,28 @@ fn the_admin_api_does_what_the_command_line_does() {
 }
 
 #[test]
+fn the_command_line_takes_away_what_it_has_given() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::start(&stub.url());
+    let id = id_of(&gateway.key);
+    let change = |args: &[&str]| {
+        gateway.command(&[&["keys", "change", id], args].concat());
+        gateway.ask_admin("GET", &format!("/v1/keys/{id}"), &Value::Null).json()
+    };
+    let before = change(&["--label", ""]);
+    let all = ["--label", "x", "--policy", "default", "--expires", "1h", "--models", "a,b", "--surfaces", "chat"];
+    let after = change(&[&all[..], &["--networks", "::1,10.0.0.0/8"]].concat());
+    assert!(after["expires"].is_string(), "{after}");
+    let lists = json!({"models": ["a", "b"], "surfaces": ["chat"], "networks": ["::1/128", "10.0.0.0/8"]});
+    let further = json!({"label": "x", "policy": "default", "expires": after["expires"]});
+    assert_eq!(after, with(with(before.clone(), lists), further));
+    let nothing = ["--label", "--policy", "--expires", "--models", "--surfaces", "--networks"].map(|name| [name, ""]);
+    assert_eq!(change(nothing.as_flattened()), before);
+    let output = run(&["keys", "change", id], b"");
+    assert!(!output.status.success(), "nothing to change");
+}
+
+#[test]
 fn the_admin_api_names_the_field_at_fault() {
     let stub = Stub::start(1);
     let gateway = Gateway::start(&stub.url());
