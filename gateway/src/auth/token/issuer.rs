@@ -136,8 +136,8 @@ impl Issuer {
         loop {
             let fetched = self.fetch(&mut fetcher).await;
             self.tell(&fetched, &clock, &metrics);
-            retry = if fetched.is_ok() { SHORTEST_PAUSE } else { (retry * 2).min(LONGEST_RETRY_PAUSE) };
             let pause = if fetched.is_ok() { regular } else { retry.min(regular) };
+            retry = if fetched.is_ok() { SHORTEST_PAUSE } else { (retry * 2).min(LONGEST_RETRY_PAUSE) };
             // Only those who come from now on want another fetch; those before have waited for this one.
             let wanted = pin!(self.wanted.notified());
             self.take(fetched);
