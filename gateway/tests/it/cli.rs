@@ -36,6 +36,7 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[policies.gold]\nclass = \"interactiv\"", "did you mean `interactive`?"),
         ("[tenants.acme]\npolicy = \"gold\"", ":2: `tenants.acme.policy`: there is no policy `gold`"),
         ("[queue]\nstrict_classes = [\"ops\"]", "there is no class `ops`"),
+        ("[issuers.idp]\naudiense = [\"llm\"]", "did you mean `issuers.idp.audience`?"),
     ] {
         let (good, text) = check(toml);
         assert!(!good && text.contains(named), "{toml}: {text}");
@@ -57,6 +58,30 @@ fn what_cannot_be_done_ends_with_a_message_and_a_status() {
         assert!(!output.status.success(), "{args:?}");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!error.is_empty() && !error.contains("panicked"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn tokens_are_revoked_of_issuers_that_are_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("gateway.toml");
+    let issuer = "issuer = \"https://idp\"\naudience = [\"a\"]\njwks_url = \"https://idp/keys\"\ntenant = \"acme\"\n";
+    std::fs::write(&config, format!("[issuers.idp]\n{issuer}")).unwrap();
+    let (config, data) = (config.to_str().unwrap(), dir.path().join("data"));
+    let revoke = |subject: &str, further: &[&str]| {
+        let args = ["tokens", "revoke", subject, "--data-dir", data.to_str().unwrap()];
+        let output = run(&[&args, further].concat());
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert!(revoke("idp/ann", &["--config", config]).0);
+    for (subject, further, expected) in [
+        ("ipd/ann", &["--config", config][..], "there is no issuer `ipd`\nhint: did you mean `idp`?"),
+        ("idp/ann", &[], "there is no issuer\nhint: name the file in which they are with --config"),
+        ("ann", &["--config", config], "not of the form ISSUER/SUBJECT"),
+        ("idp/", &["--config", config], "not of the form ISSUER/SUBJECT"),
+    ] {
+        let (done, text) = revoke(subject, further);
+        assert!(!done && text.contains(expected), "{text}");
     }
 }
 

@@ -38,5 +38,6 @@ mod queue;
 mod refusals;
 mod replicas;
 mod surfaces;
+mod tokens;
 mod upstream_faults;
 mod waiting;

@@ -6,8 +6,10 @@ pub(crate) mod crowd;
 pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod gateway;
+pub(crate) mod issuer;
 pub(crate) mod process;
 mod self_test;
+pub(crate) mod signer;
 pub(crate) mod stub;
 pub(crate) mod tap;
 
