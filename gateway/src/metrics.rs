@@ -136,6 +136,8 @@ metrics! {
     framing_refused_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Connections and HTTP/2 streams that were cut off because the client did not read.
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Faults of the gateway (panics) that each ended a request or a task; the log says where they are.
+    panics_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.

@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
+use crate::panics;
 use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::server::Client;
@@ -61,34 +62,47 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
         drop(head);
         match arrival {
             Some(arrival) => handle(&app, surface, arrival, body).await,
-            None => Rejection::new(Reason::Internal, "The gateway is at fault.").response(surface.dialect(), ""),
+            None => Rejection::internal().response(surface.dialect(), ""),
         }
     })
 }
 
-/// Gives the request its id, refuses it without a key, and names its id in the answer; to those who are known it tells
-/// what they may still use.
+/// Gives the request its id, has it answered, and names its id in the answer. A fault of the gateway ends here: it
+/// becomes a 500.
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
     request.extensions_mut().insert(request_id.clone());
     let dialect = Dialect::of_path(request.uri().path());
-    let mut response = if is_open(&request) {
-        next.run(request).await
-    } else {
-        match Asking::of(&app, request.headers()) {
-            Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-            Ok(asking) => {
-                let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
-                let mut response = match admit(&app, &mut request, asking, request_id.0.clone()) {
-                    Ok(()) => next.run(request).await,
-                    Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-                };
-                app.limits.tell(&caller, &terms, response.headers_mut());
-                response
-            }
-        }
-    };
+    let answered = panics::caught(answer(&app, request, next, dialect, &request_id)).await;
+    let mut response = answered.unwrap_or_else(|| {
+        tracing::error!(request_id = &*request_id.0, "a request is answered with 500 because its handler panicked");
+        Rejection::internal().response(dialect, &request_id.0)
+    });
     dialect.name_request(&mut response, &request_id.0);
+    response
+}
+
+/// Refuses a request without a key; to those who are known it tells what they may still use.
+async fn answer(
+    app: &App,
+    mut request: Request,
+    next: Next,
+    dialect: Dialect,
+    RequestId(request_id): &RequestId,
+) -> Response {
+    if is_open(&request) {
+        return next.run(request).await;
+    }
+    let asking = match Asking::of(app, request.headers()) {
+        Ok(asking) => asking,
+        Err(rejection) => return app.refuse(dialect, request_id, &rejection),
+    };
+    let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
+    let mut response = match admit(app, &mut request, asking, request_id.clone()) {
+        Ok(()) => next.run(request).await,
+        Err(rejection) => app.refuse(dialect, request_id, &rejection),
+    };
+    app.limits.tell(&caller, &terms, response.headers_mut());
     response
 }
 

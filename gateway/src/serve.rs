@@ -24,7 +24,7 @@ use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
-use crate::{admin, routes};
+use crate::{admin, panics, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
@@ -63,6 +63,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let authenticator = Authenticator::open(&directory)?;
     let used = limits_of(&directory, &clock, &policies, &authenticator)?;
     let metrics = Arc::new(Metrics::new()?);
+    panics::watch(metrics.panics_total.clone());
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let drain = Drain::new();

@@ -32,6 +32,7 @@ mod fold;
 mod http;
 mod ledger;
 mod limits;
+mod panics;
 mod queue;
 mod refusals;
 mod replicas;

@@ -83,8 +83,7 @@ impl Gateway {
 
     /// The ledger, one object a request.
     pub(crate) fn usage_rows(&self) -> Vec<Value> {
-        let text = self.command(&["usage", "--requests", "--json"]);
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        rows(&self.data)
     }
 
     /// The ledger's row of a request, once it is there.
@@ -218,7 +217,14 @@ pub(crate) fn is_settled(row: &Value) -> bool {
     row["ending"].as_str().is_some_and(|ending| !ending.is_empty() && ending != "open")
 }
 
-fn create_key(data: &TempDir, tenant: &str) -> String {
+/// The ledger in a data directory, one object a request.
+pub(crate) fn rows(data: &TempDir) -> Vec<Value> {
+    let text = command(data, &["usage", "--requests", "--json"]);
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Makes a key for a tenant in a data directory.
+pub(crate) fn create_key(data: &TempDir, tenant: &str) -> String {
     let printed = command(data, &["keys", "create", "--tenant", tenant]);
     let key = printed.trim();
     assert!(!key.is_empty() && !key.contains(char::is_whitespace), "not a key alone: {printed:?}");
