@@ -54,6 +54,24 @@ impl Gateway {
         Self { child: Mutex::new(child), data, upstreams, hosts, address, admin, key }
     }
 
+    /// Starts one on a data directory that another one has left, in front of `upstream`.
+    pub(crate) fn on(data: TempDir, upstream: &str) -> Self {
+        let key = create_key(&data, "acme");
+        let upstreams = vec![upstream.to_owned()];
+        let (child, address, admin) = serve(&data, &upstreams, None);
+        Self { child: Mutex::new(child), data, upstreams, hosts: None, address, admin, key }
+    }
+
+    /// A copy of the files in the data directory, as they lie there.
+    pub(crate) fn copy_data(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(self.data.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
     /// Starts another one on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         self.kill9();
