@@ -11,7 +11,7 @@ use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -180,8 +180,8 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
-async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
-    let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
+async fn method_not_allowed(State(app): State<Arc<App>>, request: Request) -> Response {
+    let rejection = Rejection::new(Reason::MethodNotAllowed, "This path is not served by this method.");
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 

@@ -36,6 +36,7 @@ mod killed;
 mod ledger;
 mod limits;
 mod panics;
+mod privacy;
 mod queue;
 mod refusals;
 mod replicas;

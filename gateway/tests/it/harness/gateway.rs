@@ -213,6 +213,10 @@ impl Gateway {
         client::request(path, Some(&self.key), body.to_string().as_bytes())
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("gateway.log")).unwrap_or_default()
     }
