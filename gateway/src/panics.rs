@@ -16,13 +16,13 @@ use prometheus::IntCounter;
 pub fn watch(panics: IntCounter) {
     std::panic::set_hook(Box::new(move |panic| {
         panics.inc();
-        let at = panic.location().map(|at| tracing::field::display(format!("{}:{}", at.file(), at.line())));
+        let at = panic.location().map(ToString::to_string);
         tracing::error!(at, thread = std::thread::current().name(), "panicked");
     }));
 }
 
-/// What `work` comes to; `None` if it panicked. Whatever it held was dropped by then, while its thread was panicking:
-/// so an account knows why it ends.
+/// What `work` comes to; `None` if it panicked. What it held has been dropped then, and while the thread was panicking,
+/// so that an account knows why it ends.
 pub async fn caught<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {

@@ -8,8 +8,6 @@ use memchr::memmem;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::json::why;
-
 /// Bytes of one `pattern` at most.
 const PATTERN_BYTES: usize = 512;
 /// Groups of a pattern inside each other at most.
@@ -27,7 +25,7 @@ pub(super) fn check(raw: &RawValue) -> Result<(), String> {
     if !marks.iter().any(|mark| memmem::find(bytes, mark).is_some()) {
         return Ok(());
     }
-    let value: Value = serde_json::from_str(raw.get()).map_err(|error| format!("cannot be read: {}", why(&error)))?;
+    let value: Value = serde_json::from_str(raw.get()).map_err(|error| format!("cannot be read: {error}"))?;
     let mut enumerated = 0;
     walk(&value, &mut enumerated)
 }

@@ -119,11 +119,9 @@ impl Searched {
             let may_name = place == "the clients' errors";
             for word in [MARK, NAME, secret].into_iter().filter(|word| !(may_name && *word == NAME)) {
                 for (at, _) in text.to_ascii_lowercase().match_indices(word) {
-                    let around = text.char_indices().map(|(at, _)| at);
-                    let around =
-                        around.filter(|char| (at.saturating_sub(120)..at + 80).contains(char)).collect::<Vec<_>>();
-                    let (Some(first), Some(last)) = (around.first(), around.last()) else { continue };
-                    found.push(format!("{place}: ...{}...", &text[*first..*last]));
+                    let (first, last) = (at.saturating_sub(120), (at + 80).min(text.len()));
+                    let around = &text[text.floor_char_boundary(first)..text.floor_char_boundary(last)];
+                    found.push(format!("{place}: ...{around}..."));
                 }
             }
         }
@@ -174,7 +172,7 @@ fn tools(path: &str) -> Value {
 fn wrong(path: &str) -> Vec<String> {
     let word = format!("{MARK}wrong");
     let mut bodies = vec![
-        format!("{word}"),
+        word.clone(),
         format!("\"{word}\""),
         format!("{{\"{word}"),
         format!("{{\"{word}\":}}"),

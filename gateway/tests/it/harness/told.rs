@@ -33,8 +33,6 @@ pub(crate) struct Told {
     pub(crate) received: Vec<Instant>,
     /// What the whole answer says that it took; `None`: the client did not see the end.
     pub(crate) tokens: Option<Tokens>,
-    /// The answer ended with an error event.
-    pub(crate) failed: bool,
 }
 
 /// How far a client reads.
@@ -54,18 +52,20 @@ pub(crate) enum Leaving {
 }
 
 impl Leaving {
-    pub(crate) fn go(self, conn: Conn) {
+    /// Closes the connection; tells when.
+    pub(crate) fn go(self, conn: Conn) -> Instant {
         match self {
             Self::ByFin => conn.close(),
             Self::ByRst => conn.reset(),
         }
+        Instant::now()
     }
 }
 
 /// Reads an answer and calls `token` for each token; `choices` is the `n` of the request.
 pub(crate) fn read(answer: Answer, choices: usize, until: Until, mut token: impl FnMut()) -> Told {
     let (id, status) = (answer.head.request_id(), answer.head.status);
-    let mut told = Told { id, status, received: Vec::new(), tokens: None, failed: false };
+    let mut told = Told { id, status, received: Vec::new(), tokens: None };
     if answer.head.header("content-type") == Some("text/event-stream") {
         read_stream(&mut told, answer, choices, until, &mut token);
     } else if let Ok(reply) = answer.reply()
@@ -93,7 +93,7 @@ fn read_stream(told: &mut Told, mut answer: Answer, choices: usize, until: Until
     while let Ok(Some(event)) = answer.event() {
         let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
         match serde_json::from_str(data) {
-            Ok(event) => sums.add(&event, &mut told.failed),
+            Ok(event) => sums.add(&event),
             Err(_) => sums.over |= data == "[DONE]",
         }
         let tokens = sums.outputs.max(sums.running.values().sum()) as usize;
@@ -113,9 +113,8 @@ fn read_stream(told: &mut Told, mut answer: Answer, choices: usize, until: Until
 }
 
 impl Sums {
-    fn add(&mut self, event: &Value, failed: &mut bool) {
+    fn add(&mut self, event: &Value) {
         let kind = event["type"].as_str().unwrap_or_default();
-        *failed |= event.get("error").is_some() || kind == "error";
         let choice = event["choices"][0]["index"].as_u64();
         if let Some(predicted) = event["timings"]["predicted_n"].as_u64() {
             let running = self.running.entry(choice.unwrap_or_default()).or_default();
