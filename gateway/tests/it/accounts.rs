@@ -23,9 +23,9 @@ const AHEAD: u64 = 20;
 /// Output tokens by which the ledger may be ahead of llama-server for each request that was cut: a token is sent before
 /// llama-server counts it.
 const BEHIND: u64 = 1;
-// For prompts there is no constant. llama-server counts a prompt when it has come to the end of it. The ledger has it as
-// soon as llama-server says so, with the first event; who leaves before that is billed nothing. So llama-server may be
-// ahead by whole prompts of those who left, and by the first of several prompts where another one was too long.
+// For prompts there is no constant. llama-server counts them batch by batch, as it computes them. The ledger has a prompt
+// when llama-server has told it, with the first event behind it; who leaves before that is billed nothing. So
+// llama-server may be ahead by the prompts of those who left, and by the first of several where another one was too long.
 
 const SEED: u64 = 500;
 const CLIENTS: usize = 6;
