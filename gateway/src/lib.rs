@@ -39,6 +39,7 @@ pub mod database;
 pub mod error;
 pub mod metrics;
 pub mod outbound;
+pub mod panics;
 pub mod parameters;
 pub mod prices;
 mod table;

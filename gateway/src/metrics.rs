@@ -147,6 +147,8 @@ metrics! {
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
     declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Faults of the gateway (panics) that each ended a request or a task; the log says where they are.
+    panics_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.

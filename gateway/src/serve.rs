@@ -26,7 +26,7 @@ use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
 use crate::usage::Reads;
-use crate::{admin, routes};
+use crate::{admin, panics, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
@@ -80,6 +80,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
     tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
+    panics::watch(metrics.panics_total.clone());
     let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
     let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
     tokens.start(&clock, &tasks, &stop);

@@ -3,6 +3,7 @@
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod dice;
 pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod gateway;
@@ -12,6 +13,7 @@ mod self_test;
 pub(crate) mod signer;
 pub(crate) mod stub;
 pub(crate) mod tap;
+pub(crate) mod told;
 
 use std::time::{Duration, Instant};
 
