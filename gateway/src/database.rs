@@ -1,6 +1,8 @@
-//! What the gateway's SQLite files have in common: private permissions, WAL mode, numbered migrations.
+//! What the gateway's SQLite files have in common: private permissions, a durable journal, numbered migrations.
 //!
 //! Takes the path of a file and the SQL text of each version; gives an open connection.
+
+mod changes;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+pub(crate) use changes::{Changes, Header};
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,6 +30,14 @@ pub enum DatabaseError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// SQLite cannot open, read or migrate the file.
     #[error("cannot open {}", path.display())]
     Open {
@@ -33,6 +45,13 @@ pub enum DatabaseError {
         path: PathBuf,
         /// SQLite's reason.
         source: rusqlite::Error,
+    },
+    /// The file's journal is of the other kind, and another process has it open.
+    #[error("the journal of {} cannot be changed while another process has it open\n\
+             hint: stop the older llama-gateway that serves from this directory", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is no SQLite database, or a damaged one.
     #[error("{} is damaged or not a database\n\
@@ -90,23 +109,59 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), DatabaseError> {
 
 /// Opens a file for reading and writing, creating it for this user alone.
 pub(crate) fn open_private_file(path: &Path) -> Result<std::fs::File, DatabaseError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|source| DatabaseError::Create { path: path.to_owned(), source })
+    let opened = private().create(true).truncate(false).open(path);
+    opened.map_err(|source| DatabaseError::Create { path: path.to_owned(), source })
 }
 
 /// Opens a database for reading and writing and brings its schema to the version after the last of `migrations`.
+/// Its journal is a write-ahead log: readers and the writer do not wait for each other.
 pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    // SQLite would create the file with the umask's permissions; its -wal and -shm files copy those of the file.
-    drop(open_private_file(path)?);
+    open_with(path, "wal", migrations)
+}
+
+/// The same with a rollback journal: every commit raises the change counter in the file's header.
+pub(crate) fn open_with_rollback(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    open_with(path, "delete", migrations)
+}
+
+fn open_with(path: &Path, journal: &str, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    create_private_file(path)?;
     let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&connection).map_err(failed)?;
-    migrate(&mut connection, path, migrations)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    // Before anything else is done with it: what a newer program wrote may need another journal.
+    let (found, known) = (version(&connection).map_err(failed)?, migrations.len());
+    if found > known {
+        return Err(DatabaseError::Newer { path: path.to_owned(), found, known });
+    }
+    if !configure(&connection, journal).map_err(failed)? {
+        return Err(DatabaseError::Journal { path: path.to_owned() });
+    }
+    if found < known {
+        migrate(&mut connection, path, migrations)?;
+    }
     Ok(connection)
+}
+
+/// Creates a file that is missing, for this user alone: SQLite would give it the umask's permissions; its journals copy
+/// those of the file. One that is there is not even opened, because closing a file drops all locks that this process
+/// has on it, those of SQLite's connections included.
+fn create_private_file(path: &Path) -> Result<(), DatabaseError> {
+    match private().create_new(true).open(path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(DatabaseError::Create { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Opens a database for reading only, beside whoever writes it. The file must exist.
@@ -123,14 +178,15 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+/// Gives whether the journal is of the kind that is wanted now.
+fn configure(connection: &Connection, journal: &str) -> rusqlite::Result<bool> {
     // Of a new file; before anything is written to it. Pages that become free can then be given back in small steps.
     connection.pragma_update(None, "auto_vacuum", "incremental")?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    let is: String = connection.pragma_update_and_check(None, "journal_mode", journal, |row| row.get(0))?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.
-    connection.pragma_update(None, "journal_size_limit", 16 << 20)
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    Ok(is == journal)
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<usize> {
@@ -223,6 +279,20 @@ mod tests {
                 opener.join().unwrap().unwrap();
             }
         });
+    }
+
+    #[test]
+    fn a_file_with_a_write_ahead_log_gets_a_rollback_journal_once_nobody_else_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sqlite");
+        let old = open(&path, &[FIRST]).unwrap();
+        old.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        assert!(open_with_rollback(&path, &[FIRST]).is_err());
+        drop(old);
+        let new = open_with_rollback(&path, &[FIRST]).unwrap();
+        assert_eq!(new.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
+        let mode: String = new.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "delete");
     }
 
     #[cfg(unix)]

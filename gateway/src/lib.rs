@@ -16,6 +16,7 @@ mod enqueue;
 pub mod handle;
 pub mod patience;
 pub mod routes;
+pub mod usage;
 
 pub mod account;
 pub mod stream;
@@ -37,4 +38,7 @@ pub mod config;
 pub mod database;
 pub mod error;
 pub mod metrics;
+pub mod outbound;
+pub mod parameters;
+pub mod prices;
 mod table;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
@@ -25,11 +25,15 @@ use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
+use crate::usage::Reads;
 use crate::{admin, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
 const MAX_LIVE: usize = 16_384;
+
+/// Questions about usage that are answered at once, of holders of keys and of operators each.
+const READERS: usize = 2;
 
 /// Says whether a configuration whose keys and types are right can also be run with.
 ///
@@ -39,6 +43,8 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    auth::declared(config)?;
+    Tokens::check(&config.issuers)?;
     tls(config)?;
     Ok(())
 }
@@ -71,9 +77,12 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
-    let authenticator = Authenticator::open(&directory)?;
-    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
+    let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
+    tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
+    let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
+    let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
+    tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
     let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
@@ -82,11 +91,14 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
+        tokens,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
         retries: Retries::default(),
         policies,
+        own_usage: Reads::new(&config, READERS),
+        all_usage: Reads::new(&config, READERS),
         metrics,
         counts: Arc::default(),
         started: clock.now(),
@@ -140,12 +152,13 @@ fn limits_of(
     directory: &Path,
     clock: &Clock,
     policies: &Policies,
-    authenticator: &Authenticator,
+    (authenticator, tokens): (&Authenticator, &Tokens),
 ) -> anyhow::Result<limit::Limits> {
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
-        // A key that is gone leaves what its tenant used.
-        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None, scope: Arc::default() };
+        // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
+        let policy = tokens.fixed_policy(key_id).map(Arc::from);
+        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))

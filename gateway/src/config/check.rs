@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, nearest};
-use super::{Config, DEFAULT_POLICY, Policy, is_name};
+use super::{Config, DEFAULT_POLICY, Policy, is_name, issuers};
 
 /// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
 const MOST_HEADER_BYTES: usize = 1 << 20;
@@ -13,7 +13,7 @@ const MOST_CONNECTIONS: usize = 1_000_000;
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
-const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 /// A key whose value cannot be used, and why.
 pub(super) struct Wrong {
@@ -21,7 +21,7 @@ pub(super) struct Wrong {
     pub(super) what: String,
 }
 
-fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
+pub(super) fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
     Err(Wrong { key: Key::of(key), what: what.into() })
 }
 
@@ -38,7 +38,9 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
     retention(config)?;
     classes(config)?;
     policies(config)?;
-    tenants(config)
+    tenants(config)?;
+    prices(config)?;
+    config.issuers.iter().try_for_each(|(name, issuer)| issuers::check(config, name, issuer))
 }
 
 fn server(config: &Config) -> Result<(), Wrong> {
@@ -107,7 +109,7 @@ fn durations(config: &Config) -> Result<(), Wrong> {
     }
 }
 
-const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
+pub(super) const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
 
 fn classes(config: &Config) -> Result<(), Wrong> {
     let queue = &config.queue;
@@ -174,8 +176,31 @@ fn tenants(config: &Config) -> Result<(), Wrong> {
     Ok(())
 }
 
+fn prices(config: &Config) -> Result<(), Wrong> {
+    let currency = &config.billing.currency;
+    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return wrong(&["billing", "currency"], "must be three capital letters, such as USD");
+    }
+    for (name, table) in &config.prices {
+        if !is_name(name) {
+            return wrong(&["prices", name], NAMES);
+        }
+        if table.model.is_empty() {
+            return wrong(&["prices", name, "model"], "must not be empty");
+        }
+        let before = config.prices.iter().take_while(|(other, _)| *other != name);
+        if let Some((other, _)) =
+            before.into_iter().find(|(_, of)| (&of.model, of.since) == (&table.model, table.since))
+        {
+            let what = format!("`prices.{other}` has the same model from the same day on");
+            return wrong(&["prices", name, "since"], what);
+        }
+    }
+    Ok(())
+}
+
 /// Says that there is no such thing, and what there is.
-pub(super) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
+pub(crate) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
     let nearest = nearest(name, known.map(String::as_str));
     format!("there is no {what} `{}`\nhint: did you mean `{nearest}`?", name.escape_debug())
 }

@@ -4,6 +4,7 @@
 //! and their corrections, at any moment and after any crash.
 
 use std::collections::HashMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use rusqlite::{Connection, params};
 
 use super::entry::{Outcome, Subject};
 use super::schema::{integer, milliseconds};
+use crate::prices::Quantities;
 use crate::surface::Surface;
 
 pub(super) const MILLISECONDS_OF_A_DAY: i64 = 86_400_000;
@@ -64,17 +66,51 @@ struct Whose {
     surface: Surface,
 }
 
-/// Sums of one day.
-#[derive(Default)]
-struct Sums {
-    requests: i64,
-    prompt_tokens: i64,
-    cached_tokens: i64,
-    completion_tokens: i64,
-    reasoning_tokens: i64,
-    queue_wait_ms: i64,
-    prefill_slot_ms: i64,
-    decode_slot_ms: i64,
+/// Sums over requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Requests, refused and failed ones included.
+    pub requests: i64,
+    /// Prompt tokens, cached ones included.
+    pub prompt_tokens: i64,
+    /// Prompt tokens that came from the cache.
+    pub cached_tokens: i64,
+    /// Generated tokens, thoughts included.
+    pub completion_tokens: i64,
+    /// Those of them that were thoughts, as far as that is known.
+    pub reasoning_tokens: i64,
+    /// Time in the queue, in milliseconds.
+    pub queue_wait_ms: i64,
+    /// Slot time up to the first token, in milliseconds.
+    pub prefill_slot_ms: i64,
+    /// Slot time from the first token on, in milliseconds.
+    pub decode_slot_ms: i64,
+}
+
+impl Sums {
+    /// What of it has a price.
+    pub fn quantities(&self) -> Quantities {
+        Quantities {
+            requests: self.requests,
+            prompt_tokens: self.prompt_tokens - self.cached_tokens,
+            cached_tokens: self.cached_tokens,
+            output_tokens: self.completion_tokens,
+            slot_ms: self.prefill_slot_ms + self.decode_slot_ms,
+        }
+    }
+}
+
+impl AddAssign for Sums {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.prompt_tokens += other.prompt_tokens;
+        self.cached_tokens += other.cached_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
+        self.queue_wait_ms += other.queue_wait_ms;
+        self.prefill_slot_ms += other.prefill_slot_ms;
+        self.decode_slot_ms += other.decode_slot_ms;
+    }
 }
 
 /// What one transaction adds to the days: a batch of a hundred entries of one key is one statement.
@@ -92,15 +128,16 @@ impl Days {
             surface: subject.surface,
         };
         let (count, slot_time) = (&outcome.count, outcome.slot_time());
-        let sums = self.0.entry(whose).or_default();
-        sums.requests += 1;
-        sums.prompt_tokens += integer(count.prompt);
-        sums.cached_tokens += integer(count.cached);
-        sums.completion_tokens += integer(count.completion);
-        sums.reasoning_tokens += integer(count.reasoning.unwrap_or_default());
-        sums.queue_wait_ms += milliseconds(outcome.queue_wait);
-        sums.prefill_slot_ms += milliseconds(slot_time.prefill);
-        sums.decode_slot_ms += milliseconds(slot_time.decode);
+        *self.0.entry(whose).or_default() += Sums {
+            requests: 1,
+            prompt_tokens: integer(count.prompt),
+            cached_tokens: integer(count.cached),
+            completion_tokens: integer(count.completion),
+            reasoning_tokens: integer(count.reasoning.unwrap_or_default()),
+            queue_wait_ms: milliseconds(outcome.queue_wait),
+            prefill_slot_ms: milliseconds(slot_time.prefill),
+            decode_slot_ms: milliseconds(slot_time.decode),
+        };
     }
 
     /// Adds the sums to those that are there.

@@ -14,6 +14,7 @@ mod entry;
 mod identity;
 mod job;
 mod message;
+pub mod query;
 pub mod render;
 pub mod retention;
 mod schema;
@@ -37,6 +38,7 @@ use crate::database::{self, DatabaseError};
 use crate::error::{Reason, Rejection};
 
 pub use charge::{Charge, Closing, Progress};
+pub use daily::Sums;
 pub use entry::{Count, CountedBy, Dispatched, Ending, Outcome, SlotTime, Subject};
 
 use identity::Identity;

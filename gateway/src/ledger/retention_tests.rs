@@ -354,7 +354,7 @@ async fn the_file_shrinks_while_entries_are_written_and_read() {
             let subject = on_day(written, 10);
             let outcome = outcome(&subject, 7);
             ledger.admit(subject).unwrap().close(outcome).await.unwrap();
-            crate::ledger::usage::Reader::open(dir.path()).unwrap().usage(at(0)).unwrap();
+            crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0)).unwrap();
             written += 1;
         }
     };

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
+use super::query::Filter;
 use super::usage::{Reader, RequestRow, UsageError};
 use super::*;
 use crate::surface::Surface;
@@ -67,7 +68,7 @@ fn rows(dir: &Path) -> Vec<RequestRow> {
         rows.push(row);
         Ok(())
     };
-    Reader::open(dir).unwrap().requests(Timestamp::MIN, push).unwrap();
+    Reader::open(dir).unwrap().requests((Timestamp::MIN, Timestamp::MAX), &Filter::default(), push).unwrap();
     rows
 }
 
@@ -343,7 +344,7 @@ async fn a_reader_works_beside_a_server_without_one_and_says_when_there_is_no_le
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let reader = Reader::open(dir.path()).unwrap();
     ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
-    assert_eq!(reader.usage(Timestamp::MIN).unwrap()[0].completion_tokens, 7);
+    assert_eq!(reader.tokens(Timestamp::MIN).unwrap()[0].tokens, 17);
     drop(reader);
     handle.close().await.unwrap();
     assert!(!dir.path().join("ledger.sqlite-wal").exists());

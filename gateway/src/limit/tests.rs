@@ -35,7 +35,7 @@ fn terms(tenant: Policy, key: Option<Policy>) -> Terms {
 }
 
 fn caller(key_id: &str) -> Caller {
-    Caller { tenant: "acme".into(), key_id: key_id.into(), policy: None, scope: Arc::default() }
+    Caller::new("acme", key_id)
 }
 
 /// A wall clock that tests set.

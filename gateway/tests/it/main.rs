@@ -30,6 +30,7 @@ mod endings;
 mod fair;
 mod fold;
 mod http;
+mod keys;
 mod ledger;
 mod ledger_faults;
 mod limits;
