@@ -316,6 +316,25 @@ async fn a_locked_database_refuses_requests_and_recovers_without_losing_an_end()
 }
 
 #[tokio::test]
+async fn where_requests_go_on_without_the_ledger_memory_still_bounds_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, handle) = open_ledger(dir.path(), Settings { on_failure: OnFailure::Serve, max_live: 1, ..LAZY });
+    let other = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut charge = ledger.admit(subject("r1")).unwrap();
+    charge.open(dispatched()).await.unwrap();
+    let health = ledger.health();
+    assert!(!health.healthy && ledger.takes_requests(), "{health:?}");
+    assert_eq!(health.unrecorded, 1);
+    assert!(matches!(charge.close(complete(7)).await, Err(LedgerError::Write(_))));
+    assert!(matches!(ledger.admit(subject("r2")), Err(LedgerError::Full)));
+
+    other.execute_batch("ROLLBACK").unwrap();
+    handle.close().await.unwrap();
+    assert_eq!((row(dir.path(), "r1").ending.as_str(), row(dir.path(), "r1").completion_tokens), ("complete", 7));
+}
+
+#[tokio::test]
 async fn a_reader_works_beside_a_server_without_one_and_says_when_there_is_no_ledger() {
     let dir = tempfile::tempdir().unwrap();
     let missing = Reader::open(dir.path()).err().unwrap();

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use crate::harness::chat;
 use crate::harness::gateway::Gateway;
 use crate::harness::stub::Stub;
 
@@ -118,4 +119,32 @@ fn a_key_gets_a_policy_only_if_the_configuration_has_it() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.lines().nth(1).unwrap().contains("acme    gold     valid"), "{listed}");
     assert_eq!(listed.lines().count(), 3, "{listed}");
+}
+
+#[test]
+fn a_correction_is_added_beside_a_running_gateway_and_the_ledger_still_agrees_with_itself() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::start(&stub.url());
+    let reply = gateway.post("/v1/chat/completions", &chat(3));
+    let id = reply.head.request_id();
+    gateway.settled_row(&id);
+    let printed = gateway.command(&["usage", "correct", &id, "--reason", "asked twice", "--completion", "1"]);
+    assert!(printed.contains("revision 1") && printed.contains("now:    prompt 7, of these cached 2, completion 1"));
+    let printed = gateway.command(&["usage", "correct", &id, "--reason", "a gift", "--void"]);
+    assert!(printed.contains("revision 2") && printed.contains("completion 0, slot time 0 ms"), "{printed}");
+    let checked = gateway.command(&["usage", "check"]);
+    assert!(checked.lines().count() > 5 && checked.lines().all(|line| line.starts_with("ok ")), "{checked}");
+
+    let data = gateway.data().to_str().unwrap();
+    for (args, told) in [
+        (&[&*id, "--reason", "again", "--void"][..], "says already"),
+        (&["req_unknown", "--reason", "x", "--void"], "has no entry `req_unknown`"),
+        (&[&*id, "--void"], "--reason"),
+        (&[&*id, "--reason", "x", "--prompt", "-5"], "-5"),
+    ] {
+        let output = run(&[&["usage", "correct", "--data-dir", data], args].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(told), "{args:?}: {error}");
+    }
+    assert_eq!(gateway.post("/v1/chat/completions", &chat(3)).status, 200);
 }
