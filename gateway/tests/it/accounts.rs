@@ -219,6 +219,8 @@ fn metrics(gateway: &Gateway) -> BTreeMap<String, Tokens> {
             "prompt" => tenant.prompt += value as u64,
             "cached" => tenant.cached += value as u64,
             "completion" => tenant.completion += value as u64,
+            // Part of the completion.
+            "reasoning" => {}
             kind => panic!("{kind} is not known here"),
         }
     }

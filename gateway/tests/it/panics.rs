@@ -1,7 +1,8 @@
 //! A fault of the gateway ends one request, and tells nothing that its clients said.
 //!
 //! The product has no route that panics, but its clock is a parameter: this runs it within the test, with a clock that
-//! panics when it is told to, wherever a request is by then.
+//! panics when it is told to, wherever a request is by then. While an answer comes the clock is asked only where a quota
+//! cuts it, so each tenant has one.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +20,7 @@ use tokio::runtime::Runtime;
 use crate::harness::client::{self, Reply, open, post};
 use crate::harness::engine::parse_metrics;
 use crate::harness::gateway::{create_key, rows};
-use crate::harness::stub::{Step, Stub};
+use crate::harness::stub::{PROMPT_TOKENS, Step, Stub};
 use crate::harness::{chat, chat_stream, eventually, eventually_true};
 
 const PATH: &str = "/v1/chat/completions";
@@ -50,8 +51,13 @@ impl Inside {
             admin_listen: Some("127.0.0.1:0".to_owned()),
             data_dir: Some(data.path().to_owned()),
         };
-        let early = [("LLAMA_GATEWAY_TIMEOUTS_EARLY_OPEN".to_owned(), "20ms".to_owned())];
-        let config = config::load(None, early.into_iter(), &overrides).unwrap();
+        let settings = [
+            ("TIMEOUTS_EARLY_OPEN", "20ms".to_owned()),
+            ("POLICIES_DEFAULT_TOKENS_PER_DAY", (PROMPT_TOKENS + 4).to_string()),
+            ("POLICIES_DEFAULT_CUT_AT_QUOTA", "true".to_owned()),
+        ];
+        let settings = settings.into_iter().map(|(name, value)| (format!("LLAMA_GATEWAY_{name}"), value));
+        let config = config::load(None, settings, &overrides).unwrap();
         let armed = Arc::new(AtomicBool::new(false));
         let trigger = armed.clone();
         let clock = Clock::from_fn(move || {
@@ -80,6 +86,11 @@ impl Inside {
 
     fn post(&self, path: &str) -> Reply {
         post(self.address("listen"), path, Some(&self.key), &chat(9))
+    }
+
+    /// A key of a tenant whose quota nobody has used.
+    fn other_key(&self, tenant: &str) -> String {
+        create_key(&self.data, tenant)
     }
 
     fn metric(&self, name: &str) -> f64 {
@@ -141,7 +152,7 @@ fn in_a_handler(gateway: &Inside) {
 fn in_a_body(gateway: &Inside) {
     gateway.stub.plan_next(vec![Step::Gate, Step::Head, Step::Tokens(5), Step::Gate]);
     // The 200 goes out before there is a token.
-    let answer = open(gateway.address("listen"), PATH, Some(&gateway.key), &chat_stream(9));
+    let answer = open(gateway.address("listen"), PATH, Some(&gateway.other_key("beta")), &chat_stream(9));
     let id = answer.head.request_id();
     gateway.stub.wait_held(1);
     gateway.arm();
@@ -160,7 +171,8 @@ fn a_panic_ends_one_request_and_is_counted_and_its_place_is_logged_but_never_its
     in_a_handler(&gateway);
     in_a_body(&gateway);
     // The slot is free again, and the gateway goes on.
-    assert_eq!(gateway.post(PATH).status, 200);
+    let key = gateway.other_key("gamma");
+    assert_eq!(post(gateway.address("listen"), PATH, Some(&key), &chat(9)).status, 200);
     std::panic::set_hook(usual);
     assert_eq!(gateway.metric("llama_gateway_panics_total"), 4.0);
     let log = gateway.log();
