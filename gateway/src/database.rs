@@ -1,4 +1,4 @@
-//! What the gateway's SQLite files have in common: private permissions, WAL mode, numbered migrations.
+//! What the gateway's SQLite files have in common: private permissions, a durable journal, numbered migrations.
 //!
 //! Takes the path of a file and the SQL text of each version; gives an open connection.
 
@@ -76,50 +76,25 @@ pub(crate) fn open_private_file(path: &Path) -> Result<std::fs::File, DatabaseEr
 }
 
 /// Opens a database for reading and writing and brings its schema to the version after the last of `migrations`.
+/// Its journal is a write-ahead log: readers and the writer do not wait for each other.
 pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    open_with(path, "wal", migrations)
+}
+
+/// The same with a rollback journal: every commit raises the change counter in the file's header.
+pub(crate) fn open_with_rollback(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    open_with(path, "delete", migrations)
+}
+
+fn open_with(path: &Path, journal: &str, migrations: &[&str]) -> Result<Connection, DatabaseError> {
     // SQLite would create the file with the umask's permissions; its -wal and -shm files copy those of the file.
     drop(open_private_file(path)?);
     let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&connection).map_err(failed)?;
+    configure(&connection, journal).map_err(failed)?;
     migrate(&mut connection, path, migrations)?;
     Ok(connection)
-}
-
-/// The same with a rollback journal instead of the WAL: for a file that is looked at far more often than it changes, since
-/// the change counter in its header tells of every commit (see [`ChangeCounter`]).
-pub(crate) fn open_with_rollback_journal(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    drop(open_private_file(path)?);
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-    connection.pragma_update(None, "journal_mode", "delete").map_err(failed)?;
-    connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
-    migrate(&mut connection, path, migrations)?;
-    Ok(connection)
-}
-
-/// SQLite's own count of the commits to a file that has a rollback journal: 4 bytes, big endian, at offset 24. To read it
-/// costs one system call and takes no lock.
-#[derive(Debug)]
-pub(crate) struct ChangeCounter(std::fs::File);
-
-impl ChangeCounter {
-    /// Opens the file once more. POSIX drops all locks that a process has on a file when it closes any descriptor of it:
-    /// the counter must live as long as the connections that the process has to this file.
-    pub(crate) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let file = std::fs::File::open(path);
-        file.map(Self).map_err(|source| DatabaseError::Create { path: path.to_owned(), source })
-    }
-
-    /// The count. It is certain only within a read transaction; outside of one it may be of a commit that is under way.
-    pub(crate) fn read(&self) -> io::Result<u32> {
-        let mut bytes = [0; 4];
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, &mut bytes, 24)?;
-        Ok(u32::from_be_bytes(bytes))
-    }
 }
 
 /// Opens a database for reading only, beside whoever writes it. The file must exist.
@@ -136,9 +111,9 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+fn configure(connection: &Connection, journal: &str) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "journal_mode", journal)?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.
     connection.pragma_update(None, "journal_size_limit", 16 << 20)

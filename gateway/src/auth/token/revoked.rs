@@ -1,8 +1,14 @@
 //! `tokens.sqlite`: whose tokens were revoked, and which of them. The command line writes it, also while a server reads it.
 //!
 //! Tokens are not known one by one: a revocation refuses all of a subject that were issued up to a time.
+//!
+//! Every request must know whether the file has changed. With a rollback journal each commit raises the change counter in
+//! the file's header, which one positioned read tells, on a descriptor that is open already.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +17,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, params};
 
-use crate::database::{self, ChangeCounter, DatabaseError, read_time};
+use crate::database::{self, DatabaseError, read_time};
 
 /// The file in the data directory.
 const FILE: &str = "tokens.sqlite";
@@ -35,8 +41,8 @@ pub enum RevocationError {
     #[error("cannot read or write the revoked tokens: {0}")]
     Sql(#[from] rusqlite::Error),
     /// Its header cannot be read.
-    #[error("cannot read {FILE}: {0}")]
-    File(#[from] std::io::Error),
+    #[error("cannot read the header of {FILE}: {0}")]
+    Header(#[from] io::Error),
 }
 
 /// Refuses the tokens of a subject, named by its key id, that were issued at the time `before` or earlier, and those that
@@ -53,7 +59,7 @@ pub fn revoke(data_dir: &Path, key_id: &str, before: Timestamp) -> Result<(), Re
 
 fn open(data_dir: &Path) -> Result<Connection, DatabaseError> {
     database::create_dir(data_dir)?;
-    database::open_with_rollback_journal(&data_dir.join(FILE), MIGRATIONS)
+    database::open_with_rollback(&data_dir.join(FILE), MIGRATIONS)
 }
 
 type Times = HashMap<String, Timestamp>;
@@ -63,9 +69,10 @@ pub(super) struct Revocations {
     times: ArcSwap<Times>,
     /// The change counter that goes with them.
     seen: AtomicU32,
-    // Closed before the counter, see there.
     connection: Mutex<Connection>,
-    counter: ChangeCounter,
+    /// Closed after the connection: a process that closes any descriptor of a file loses all POSIX locks that it has on
+    /// it, also those that SQLite relies on.
+    file: File,
 }
 
 impl Revocations {
@@ -74,10 +81,10 @@ impl Revocations {
         let connection = open(data_dir)?;
         // From now on it is asked on the way of a request: a lock that is held is no reason to wait.
         connection.busy_timeout(std::time::Duration::ZERO)?;
-        let counter = ChangeCounter::open(&data_dir.join(FILE))?;
-        let (times, seen) = read(&connection, &counter)?;
+        let file = File::open(data_dir.join(FILE))?;
+        let (times, seen) = read(&connection, &file)?;
         let (times, seen) = (ArcSwap::from_pointee(times), AtomicU32::new(seen));
-        Ok(Self { times, seen, connection: Mutex::new(connection), counter })
+        Ok(Self { times, seen, connection: Mutex::new(connection), file })
     }
 
     /// Says whether the tokens of `key_id` that were issued at this time are revoked.
@@ -85,7 +92,7 @@ impl Revocations {
     /// # Errors
     /// When the file cannot be read.
     pub(super) fn has(&self, key_id: &str, issued: Option<Timestamp>) -> Result<bool, RevocationError> {
-        if self.counter.read()? != self.seen.load(Ordering::Acquire) {
+        if change_counter(&self.file)? != self.seen.load(Ordering::Acquire) {
             self.follow()?;
         }
         Ok(self.times.load().get(key_id).is_some_and(|before| issued.is_none_or(|issued| issued <= *before)))
@@ -93,13 +100,13 @@ impl Revocations {
 
     fn follow(&self) -> Result<(), RevocationError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        match read(&connection, &self.counter) {
+        match read(&connection, &self.file) {
             Ok((times, seen)) => {
                 self.times.store(Arc::new(times));
                 self.seen.store(seen, Ordering::Release);
                 Ok(())
             }
-            // A revocation is being written; it counts when that is done. The counter still differs by then.
+            // A revocation is being written, and is none before that is done. The next request looks again.
             Err(RevocationError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
             Err(error) => Err(error),
         }
@@ -107,14 +114,22 @@ impl Revocations {
 }
 
 /// Reads all, with the counter that goes with it.
-fn read(connection: &Connection, counter: &ChangeCounter) -> Result<(Times, u32), RevocationError> {
+fn read(connection: &Connection, file: &File) -> Result<(Times, u32), RevocationError> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached("SELECT key_id, before_ms FROM revoked")?;
     let rows = statement.query_map([], |row| Ok((row.get("key_id")?, read_time(row, "before_ms")?)))?;
     let rows: Vec<(String, Option<Timestamp>)> = rows.collect::<rusqlite::Result<_>>()?;
-    // Nobody can commit while the transaction reads.
-    let seen = counter.read()?;
+    // Within the transaction, while nobody can write: outside it may be the counter of a commit that comes to nothing,
+    // and the next commit would have the same one.
+    let seen = change_counter(file)?;
     Ok((rows.into_iter().filter_map(|(key_id, before)| Some((key_id, before?))).collect(), seen))
+}
+
+/// SQLite's count of the commits: 4 bytes at offset 24 (<https://www.sqlite.org/fileformat2.html>, 1.3.7).
+fn change_counter(file: &File) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, 24)?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 #[cfg(test)]
@@ -171,6 +186,6 @@ mod tests {
         std::fs::write(dir.path().join(FILE), vec![0xff; 8192]).unwrap();
         assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::Sql(_))));
         std::fs::write(dir.path().join(FILE), "").unwrap();
-        assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::File(_))));
+        assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::Header(_))));
     }
 }
