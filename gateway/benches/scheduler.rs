@@ -117,7 +117,7 @@ fn measure(crowd: &Crowd, calls: usize) -> anyhow::Result<[Vec<f64>; 3]> {
     for call in 0..calls {
         let slot = bench.running.pop_front().context("no request runs")?;
         // It has run: longer than expected, so that it is charged for that, and its speed is learned.
-        slot.record(&Count { prompt: 4000, cached: 1000, completion: 150, by: CountedBy::Timings });
+        slot.record(&Count { prompt: 4000, cached: 1000, completion: 150, by: CountedBy::Timings, ..Count::default() });
         slot.learn(Speed { prompt_tokens: 3000, prompt_ms: 6000.0, output_tokens: 150, output_ms: 3000.0 });
         times[0].push(timed(|| drop(slot)).1);
         bench.start_woken();

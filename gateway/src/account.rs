@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Reason, Rejection};
-use crate::ledger::{Charge, Closing, Count, CountedBy, Ending, Outcome, Progress, Subject};
+use crate::ledger::{Charge, Closing, Count, CountedBy, Dispatched, Ending, Outcome, Progress, Subject};
 use crate::limit::Reservation;
 use crate::metrics::Metrics;
 use crate::queue::Speed;
@@ -78,7 +79,9 @@ pub struct Account {
     client: Arc<Client>,
     books: Books,
     arrived: Instant,
-    dispatched: Option<Moment>,
+    /// When it began to wait for its slots, and how many they are.
+    queued: Option<(Instant, u32)>,
+    dispatched: Option<Dispatched>,
     asked: Option<Instant>,
     first_token: Option<Moment>,
     last_output: Instant,
@@ -100,6 +103,7 @@ impl Account {
             client,
             books,
             arrived,
+            queued: None,
             dispatched: None,
             asked: None,
             first_token: None,
@@ -115,18 +119,30 @@ impl Account {
         &self.subject.request_id
     }
 
-    /// The request has its slot. When this returns, its row is durable: only then may llama-server be asked.
+    /// The request waits for so many slots from now on.
+    pub fn queued(&mut self, slots: u32) {
+        self.queued = Some((Instant::now(), slots));
+    }
+
+    /// The request has its slots, at the replica `upstream`. When this returns, its row is durable: only then may
+    /// llama-server be asked. If it could not be asked and was given slots again, the last ones count.
     ///
     /// # Errors
     /// The ledger cannot record it; the request must not be started.
-    pub async fn dispatch(&mut self) -> Result<(), Rejection> {
-        let moment = self.moment();
-        self.dispatched = Some(moment);
-        if let Some(charge) = &mut self.charge {
-            charge.open(moment.timestamp).await?;
+    pub async fn dispatch(&mut self, upstream: Arc<str>) -> Result<(), Rejection> {
+        let slots = self.queued.map_or(1, |(_, slots)| slots.max(1));
+        let dispatched = Dispatched { at: self.moment().timestamp, queue_wait: self.queue_wait(), upstream, slots };
+        let is_first = self.dispatched.replace(dispatched.clone()).is_none();
+        if let Some(charge) = self.charge.as_mut().filter(|_| is_first) {
+            charge.open(dispatched).await?;
             self.progress = Some(charge.progress());
         }
         Ok(())
+    }
+
+    /// How long it has waited for a slot.
+    fn queue_wait(&self) -> Duration {
+        self.queued.map(|(since, _)| since.elapsed()).unwrap_or_default()
     }
 
     /// llama-server is asked now. Where it could not be reached and is asked again, the last time counts.
@@ -234,9 +250,10 @@ impl Account {
             ending,
             status: self.status(ending),
             count: self.count,
-            dispatched: self.dispatched.map(|moment| moment.timestamp),
+            queue_wait: self.dispatched.as_ref().map_or_else(|| self.queue_wait(), |dispatched| dispatched.queue_wait),
+            dispatched: self.dispatched.clone(),
             first_token: self.first_token.map(|moment| moment.timestamp),
-            ended: self.books.clock.now(),
+            ended: self.moment().timestamp,
         };
         let failed = matches!(ending, Ending::Failed(_) | Ending::Drained);
         let invalid = ending == Ending::Failed(Reason::InvalidRequest);
@@ -250,7 +267,7 @@ impl Account {
             Ending::Failed(reason) => reason.may_be_retried(),
             Ending::ClientLeft | Ending::SlowReader | Ending::Interrupted | Ending::Drained => true,
         });
-        self.observe(ending);
+        self.observe(&outcome);
         self.log(&outcome, operator);
         Some(charge.close(outcome))
     }
@@ -268,7 +285,8 @@ impl Account {
         }
     }
 
-    fn observe(&self, ending: Ending) {
+    fn observe(&self, outcome: &Outcome) {
+        let ending = outcome.ending;
         let Subject { surface, tenant, model, .. } = &self.subject;
         let metrics = &self.books.metrics;
         metrics.requests_total.with_label_values(&[surface.label(), ending.label()]).inc();
@@ -277,18 +295,24 @@ impl Account {
         }
         let duration = self.arrived.elapsed().as_secs_f64();
         metrics.request_duration_seconds.with_label_values(&[surface.label()]).observe(duration);
-        let kinds =
-            [("prompt", self.count.prompt), ("cached", self.count.cached), ("completion", self.count.completion)];
+        let kinds = [
+            ("prompt", self.count.prompt),
+            ("cached", self.count.cached),
+            ("completion", self.count.completion),
+            ("reasoning", self.count.reasoning.unwrap_or_default()),
+        ];
         for (kind, tokens) in kinds {
             metrics.tokens_total.with_label_values(&[tenant, model, kind]).inc_by(tokens);
+        }
+        let slot_time = outcome.slot_time();
+        for (phase, time) in [("prefill", slot_time.prefill), ("decode", slot_time.decode)] {
+            metrics.slot_seconds_total.with_label_values(&[tenant, model, phase]).inc_by(time.as_secs_f64());
         }
     }
 
     fn log(&self, outcome: &Outcome, operator: Option<&str>) {
-        let since_arrival = |moment: Option<Moment>| {
-            moment.map(|moment| moment.instant.duration_since(self.arrived).as_secs_f64() * 1000.0)
-        };
         let subject = &self.subject;
+        let since_arrival = |time: Timestamp| time.duration_since(subject.arrived).as_secs_f64() * 1000.0;
         tracing::info!(
             request_id = &*subject.request_id,
             tenant = &*subject.tenant,
@@ -301,16 +325,20 @@ impl Account {
             cached_tokens = outcome.count.cached,
             completion_tokens = outcome.count.completion,
             counted_by = outcome.count.by.label(),
-            dispatched_ms = since_arrival(self.dispatched),
-            first_token_ms = since_arrival(self.first_token),
+            queue_wait_ms = outcome.queue_wait.as_secs_f64() * 1000.0,
+            dispatched_ms = outcome.dispatched.as_ref().map(|dispatched| since_arrival(dispatched.at)),
+            first_token_ms = outcome.first_token.map(since_arrival),
             duration_ms = self.arrived.elapsed().as_secs_f64() * 1000.0,
             operator,
             "request"
         );
     }
 
+    /// Now. All times of an entry lie as far apart as they did by the clock that nobody can set.
     fn moment(&self) -> Moment {
-        Moment { instant: Instant::now(), timestamp: self.books.clock.now() }
+        let instant = Instant::now();
+        let timestamp = self.subject.arrived.checked_add(instant.duration_since(self.arrived));
+        Moment { instant, timestamp: timestamp.unwrap_or(self.subject.arrived) }
     }
 }
 

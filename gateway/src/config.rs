@@ -11,12 +11,17 @@ mod keys;
 mod layers;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
+use crate::prices::{ANY_MODEL, Day, Price};
+
+pub(crate) use check::no_such;
 pub use issuers::{Issuer, SignatureAlgorithm};
 pub use layers::{ConfigError, Overrides, load};
 
@@ -26,6 +31,10 @@ pub use layers::{ConfigError, Overrides, load};
 pub struct Config {
     /// Listeners and their limits.
     pub server: Server,
+    /// The admin API.
+    pub admin: Admin,
+    /// API keys.
+    pub keys: Keys,
     /// The llama-server replicas.
     pub upstream: Upstream,
     /// Names under which the model is served.
@@ -45,6 +54,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Keys and usage.
     pub ledger: Ledger,
+    /// Money.
+    pub billing: Billing,
+    /// What tokens and slot time cost, by the table's name.
+    pub prices: BTreeMap<String, PriceTable>,
     /// Log lines.
     pub log: Log,
 }
@@ -89,6 +102,9 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Where keys and ledger are kept.
     pub data_dir: PathBuf,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// PEM file with the certificate chain; empty: no TLS.
     pub tls_certificate: PathBuf,
     /// PEM file with the private key; empty: no TLS.
@@ -111,6 +127,22 @@ pub struct Server {
     /// Time that running streams get to finish after SIGTERM.
     #[serde(with = "duration")]
     pub drain_grace: Duration,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// File with the key of the admin API; empty: nobody may use it.
+    pub key_file: PathBuf,
+}
+
+/// API keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// File of keys that are declared by their hashes; empty: none.
+    pub file: PathBuf,
 }
 
 /// The llama-server replicas.
@@ -287,6 +319,61 @@ pub struct Ledger {
     /// How often the running counts of live streams are written ahead.
     #[serde(with = "duration")]
     pub progress_interval: Duration,
+    /// What becomes of new requests while the ledger cannot be written.
+    pub on_failure: OnFailure,
+    /// How long settled entries are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_entries: Duration,
+    /// How long the sums of a day are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_days: Duration,
+}
+
+/// What becomes of new requests while the ledger cannot be written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They are refused.
+    Refuse,
+    /// They run, and their entries are kept in memory until they can be written.
+    Serve,
+}
+
+/// Money.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Billing {
+    /// The currency of all prices, as ISO 4217 writes it.
+    pub currency: String,
+}
+
+/// What the tokens and the slot time of one model, or of any, cost from one day on. What is not said costs nothing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceTable {
+    /// The model by its name in the ledger; `*`: any that has no table of its own.
+    #[serde(default = "PriceTable::any_model")]
+    pub model: String,
+    /// The first day (UTC) on which it counts; `None`: it has always done so.
+    #[serde(default)]
+    pub since: Option<Day>,
+    /// A million prompt tokens that do not come from the cache.
+    #[serde(default)]
+    pub prompt: Price,
+    /// A million prompt tokens that come from the cache; `None`: as much as others.
+    pub cached: Option<Price>,
+    /// A million generated tokens.
+    #[serde(default)]
+    pub output: Price,
+    /// One slot for one second.
+    #[serde(default)]
+    pub slot_second: Price,
+}
+
+impl PriceTable {
+    fn any_model() -> String {
+        ANY_MODEL.to_owned()
+    }
 }
 
 /// How log lines look.
@@ -307,6 +394,22 @@ pub struct Log {
     pub format: LogFormat,
     /// A filter such as `info` or `gateway=debug`.
     pub level: String,
+}
+
+/// A network such as `10.0.0.0/8`, or one address. Bits behind the prefix are dropped.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let network =
+        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical())));
+    let wrong = |_| format!("`{}` is not a network such as 10.0.0.0/8 or 2001:db8::/32", text.escape_debug());
+    network.map(|network| network.trunc()).map_err(wrong)
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
 }
 
 /// Durations in the file are text: `90s`, `30m`, `250ms`.

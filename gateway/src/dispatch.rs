@@ -23,8 +23,8 @@ const MAX_ATTEMPTS: u32 = 8;
 
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
-    let Queued { ask, work, mut account, waiting, deadline, total, wait, .. } = queued;
-    let ended = app.ended(account.replaced());
+    let Queued { ask, work, mut account, waiting, deadline, total, wait, revocation, .. } = queued;
+    let ended = app.ended(account.replaced(), &revocation);
     let mut dispatch = Dispatch { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {
         answered = dispatch.run(waiting, &wait) => answered,
@@ -57,7 +57,7 @@ impl Dispatch<'_> {
     async fn run(&mut self, waiting: Waiting, wait: &Wait) -> Result<(ReplyBody, Slot, Deadlines), Rejection> {
         let mut slot = self.slot(waiting).await?;
         wait.end();
-        self.account.dispatch().await?;
+        self.record(&slot).await?;
         let mut attempts = 1;
         loop {
             // They count from when llama-server is asked, not from the first attempt.
@@ -68,6 +68,7 @@ impl Dispatch<'_> {
                 Err(error) if error.has_not_begun() && attempts < MAX_ATTEMPTS && Instant::now() < self.deadline => {
                     attempts += 1;
                     slot = self.slot(slot.unused()).await?;
+                    self.record(&slot).await?;
                 }
                 Err(error) => return Err(unsent(&error)),
                 Ok(reply) if reply.status() == StatusCode::OK => return Ok((reply.into_body(), slot, deadlines)),
@@ -82,6 +83,12 @@ impl Dispatch<'_> {
             Err(_elapsed) => Err(waiting.expire()),
         };
         slot.map_err(|refusal| enqueue::rejection(&refusal, self.ask))
+    }
+
+    /// Puts into the ledger where the request goes. A replica that is just being forgotten has no address.
+    async fn record(&mut self, slot: &Slot) -> Result<(), Rejection> {
+        let upstream = self.app.upstream.address(slot.replica()).unwrap_or_default();
+        self.account.dispatch(upstream).await
     }
 
     /// The clocks of the answer, from now.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 mod retry;
@@ -37,6 +37,13 @@ impl Dialect {
         if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
     }
 
+    /// The same, where the path alone does not tell: clients of both kinds ask for their usage, and Anthropic's say
+    /// which version of its API they speak.
+    pub fn of_request(path: &str, headers: &HeaderMap) -> Self {
+        let is_anthropic = path == "/v1/usage" && headers.contains_key("anthropic-version");
+        if is_anthropic { Self::Anthropic } else { Self::of_path(path) }
+    }
+
     /// Puts the id of a request into the headers of its answer.
     pub fn name_request(self, response: &mut Response, request_id: &str) {
         let Ok(value) = HeaderValue::from_str(request_id) else { return };
@@ -61,6 +68,16 @@ pub enum Reason {
     ContextLengthExceeded,
     /// No API key, or one that is unknown, expired or revoked.
     InvalidApiKey,
+    /// The API key is not for requests from this address.
+    IpNotAuthorized,
+    /// The API key is not for this API.
+    EndpointNotAllowed,
+    /// The API key is not for this model.
+    ModelNotAllowed,
+    /// The admin API has no key, so that nobody may use it.
+    AdminDisabled,
+    /// There is no API key with this id: an answer of the admin API.
+    KeyNotFound,
     /// A token of another issuer that is not valid, or not here.
     InvalidToken,
     /// There are no keys to check a token with.
@@ -122,6 +139,11 @@ impl Reason {
             Self::InvalidRequest => "invalid_request",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::IpNotAuthorized => "ip_not_authorized",
+            Self::EndpointNotAllowed => "endpoint_not_allowed",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::AdminDisabled => "admin_disabled",
+            Self::KeyNotFound => "key_not_found",
             Self::InvalidToken => "invalid_token",
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelNotFound => "model_not_found",
@@ -156,7 +178,10 @@ impl Reason {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
             Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
+            Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
+                StatusCode::FORBIDDEN
+            }
+            Self::ModelNotFound | Self::UnknownUrl | Self::KeyNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -188,6 +213,11 @@ impl Reason {
             Self::InvalidRequest
             | Self::ContextLengthExceeded
             | Self::InvalidApiKey
+            | Self::IpNotAuthorized
+            | Self::EndpointNotAllowed
+            | Self::ModelNotAllowed
+            | Self::AdminDisabled
+            | Self::KeyNotFound
             | Self::InvalidToken
             | Self::ModelNotFound
             | Self::UnknownUrl
@@ -233,6 +263,7 @@ impl Reason {
             _ if self == Self::QuotaExceeded => "insufficient_quota",
             _ if self == Self::TokenRate => "tokens",
             StatusCode::TOO_MANY_REQUESTS => "requests",
+            StatusCode::FORBIDDEN => "permission_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         }
@@ -252,6 +283,7 @@ impl Reason {
     fn anthropic_type(self) -> &'static str {
         match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::CONFLICT => "conflict_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",

@@ -16,6 +16,7 @@ mod enqueue;
 pub mod handle;
 pub mod patience;
 pub mod routes;
+pub mod usage;
 
 pub mod account;
 pub mod stream;
@@ -38,4 +39,6 @@ pub mod database;
 pub mod error;
 pub mod metrics;
 pub mod outbound;
+pub mod parameters;
+pub mod prices;
 mod table;

@@ -59,8 +59,11 @@ metrics! {
     requests_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["surface", "ending"]);
     /// Requests that were refused or failed, by reason, those without a surface included.
     refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["reason"]);
-    /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion.
+    /// Tokens by tenant, model and kind: prompt (cached ones included), cached, completion (thoughts included), reasoning.
     tokens_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "model", "kind"]);
+    /// Time that requests held slots, in seconds, by tenant, model and phase: prefill (to the first token), decode. A
+    /// request with two slots counts twice.
+    slot_seconds_total: CounterVec = |opts| CounterVec::new(opts, &["tenant", "model", "phase"]);
     /// Tokens that were refused, by issuer (empty: none that is configured) and reason.
     tokens_refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["issuer", "reason"]);
     /// Fetches of an issuer's keys, by what came of them: ok, unreachable, timeout, status, too_long, malformed, file.
@@ -142,13 +145,21 @@ metrics! {
     framing_refused_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Connections and HTTP/2 streams that were cut off because the client did not read.
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
+    declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.
     ledger_lag_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Ledger transactions that were committed, each for all requests that waited for one.
+    ledger_commits_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Ledger transactions that failed.
     ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
-    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
+    /// Requests that were let begin although the ledger could not record it (ledger.on_failure = "serve").
+    ledger_unrecorded_requests_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Entries that are over and kept in memory because the ledger cannot be written.
+    ledger_unsettled_entries: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused, or as configured.
     ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
 }
 

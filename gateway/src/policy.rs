@@ -105,12 +105,18 @@ impl Policies {
     /// # Errors
     /// Its key names a policy that is not configured (any more). Nobody is let in on other terms than were meant.
     pub fn of(&self, caller: &Caller) -> Result<Terms, Rejection> {
-        let configured = self.tenants.get(&*caller.tenant);
-        let tenant = self.find(configured.map_or(DEFAULT_POLICY, |(policy, _)| policy))?;
-        let key = caller.policy.as_deref().or_else(|| configured?.1.as_deref());
+        let (tenant, key) = self.names(caller);
+        let tenant = self.find(tenant)?;
         let key = key.map(|name| self.find(name)).transpose()?;
         let class = key.and_then(|key| key.class).or(tenant.class).unwrap_or(self.default_class);
         Ok(Terms { tenant: tenant.policy.clone(), key: key.map(|key| key.policy.clone()), class })
+    }
+
+    /// The names of the policies of a caller's tenant and, if it has one, of its key.
+    pub fn names<'a>(&'a self, caller: &'a Caller) -> (&'a str, Option<&'a str>) {
+        let configured = self.tenants.get(&*caller.tenant);
+        let key = caller.policy.as_deref().or_else(|| configured?.1.as_deref());
+        (configured.map_or(DEFAULT_POLICY, |(policy, _)| policy), key)
     }
 
     fn find(&self, name: &str) -> Result<&Named, Rejection> {
@@ -166,7 +172,7 @@ mod tests {
     }
 
     fn of(tenant: &str, key_policy: Option<&str>) -> Caller {
-        Caller { tenant: tenant.into(), key_id: "k".into(), policy: key_policy.map(Arc::from), scope: Arc::default() }
+        Caller { policy: key_policy.map(Arc::from), ..Caller::new(tenant, "k") }
     }
 
     fn class_of(policies: &Policies, caller: &Caller) -> String {

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{Authenticator, Caller, Tokens};
+use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -24,11 +25,15 @@ use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
+use crate::usage::Reads;
 use crate::{admin, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
 const MAX_LIVE: usize = 16_384;
+
+/// Questions about usage that are answered at once, of holders of keys and of operators each.
+const READERS: usize = 2;
 
 /// Says whether a configuration whose keys and types are right can also be run with.
 ///
@@ -38,9 +43,21 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    auth::declared(config)?;
     Tokens::check(&config.issuers)?;
     tls(config)?;
     Ok(())
+}
+
+/// How the configuration wants the ledger to be kept.
+pub fn ledger_settings(config: &Config) -> Settings {
+    let ledger = &config.ledger;
+    Settings {
+        progress_interval: ledger.progress_interval,
+        max_live: MAX_LIVE,
+        on_failure: ledger.on_failure,
+        export: false,
+    }
 }
 
 /// Runs the gateway until it has drained after SIGTERM or SIGINT.
@@ -52,8 +69,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE };
-    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), ledger_settings(&config))?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
     }
@@ -61,13 +77,17 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
-    let authenticator = Authenticator::open(&directory)?;
+    let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
+    tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
     let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
     let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
     tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
+    let retention = Retention::new(ledger.clone(), clock.clone(), keep).run();
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
@@ -77,6 +97,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         counter: Counter::new(metrics.clone()),
         retries: Retries::default(),
         policies,
+        own_usage: Reads::new(&config, READERS),
+        all_usage: Reads::new(&config, READERS),
         metrics,
         counts: Arc::default(),
         started: clock.now(),
@@ -136,13 +158,15 @@ fn limits_of(
     let who = |tenant: &str, key_id: &str| {
         // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
         let policy = tokens.fixed_policy(key_id).map(Arc::from);
-        let unknown =
-            || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: policy.clone(), scope: Arc::default() };
+        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))
     };
-    limits.restore(&Reader::open(directory)?, who)?;
+    limits.restore(&Reader::open(directory)?, who).context(
+        "what was used before cannot be read\n\
+         hint: `llama-gateway usage check` says whether the ledger is damaged, docs/accounting.md how to go on",
+    )?;
     Ok(limits)
 }
 

@@ -6,22 +6,23 @@ use std::io::{self, Write};
 ///
 /// # Errors
 /// What `out` says.
-pub(crate) fn write_aligned<const N: usize>(
+pub(crate) fn write_aligned<'a>(
     out: &mut dyn Write,
-    header: [&str; N],
-    rows: &[[String; N]],
+    header: impl AsRef<[&'a str]>,
+    rows: &[impl AsRef<[String]>],
     first_number: usize,
 ) -> io::Result<()> {
-    let mut widths = header.map(|name| name.chars().count());
-    for row in rows {
+    let header: Vec<_> = header.as_ref().iter().map(|name| (*name).to_owned()).collect();
+    let lines = || std::iter::once(&*header).chain(rows.iter().map(AsRef::as_ref));
+    let mut widths = vec![0; header.len()];
+    for row in lines() {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let header = header.map(str::to_owned);
-    for row in std::iter::once(&header).chain(rows) {
+    for row in lines() {
         let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let padding = " ".repeat(width - cell.chars().count());
             if column > 0 {
                 line.push_str("  ");

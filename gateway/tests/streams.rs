@@ -139,11 +139,19 @@ fn comparable(stream: &str) -> Vec<String> {
     stream.lines().map(comparable_line).collect()
 }
 
+/// What was generated up to an event of a thought.
+fn thoughts(object: &Value) -> Option<u64> {
+    let is_thought = object.pointer("/choices/0/delta/reasoning_content").is_some()
+        || object["type"] == "response.reasoning_text.delta";
+    object.pointer("/timings/predicted_n").filter(|_| is_thought)?.as_u64()
+}
+
 /// What the final usage in a stream says, read without any of the meter's code.
 fn usage_in(case: &str, asked: &str) -> Count {
     let objects = objects(asked);
     let number = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
-    let mut count = Count { by: CountedBy::Usage, ..Count::default() };
+    let reasoning = objects.iter().filter_map(thoughts).next_back();
+    let mut count = Count { by: CountedBy::Usage, reasoning, ..Count::default() };
     for object in &objects {
         if let Some(prompt) = number(object, "/usage/prompt_tokens") {
             let repeats = number(object, "/choices/0/index").is_some_and(|i| i % u64::from(ask(case, "").choices) != 0);
@@ -213,6 +221,8 @@ fn the_count_is_the_final_usage_of_all_sequences() {
         let metered = whole(&ask(case, "plain"), &stream);
         assert_eq!(metered.count, usage_in(case, &stream), "{case}");
         assert!(metered.count.completion > 0 && metered.count.prompt > 0, "{case}");
+        let thinks = case.contains("reasoning") && !case.starts_with("messages");
+        assert_eq!(metered.count.reasoning.is_some_and(|thoughts| thoughts > 0), thinks, "{case}");
         assert!(metered.terminal && metered.failed.is_none() && metered.outputs > 0, "{case}");
     }
 }
@@ -266,6 +276,7 @@ fn a_stream_that_is_cut_is_counted_by_its_last_timings() {
                     cached: number("cache_n"),
                     completion: number("predicted_n"),
                     by: CountedBy::Timings,
+                    reasoning: thoughts(&object).or(expected.reasoning),
                 };
             }
             assert_eq!(meter.count(), expected, "{case}");
@@ -352,7 +363,10 @@ fn a_reply_that_speaks_of_timings_and_usage_is_left_alone() {
         let timed = event.replace(r#""id":"x"}"#, r#""id":"x","timings":{"cache_n":1,"prompt_n":2,"predicted_n":3}}"#);
         let metered = whole(&ask("chat", "plain"), &timed);
         assert_eq!(metered.out, event.as_bytes());
-        assert_eq!(metered.count, Count { prompt: 3, cached: 1, completion: 3, by: CountedBy::Timings });
+        assert_eq!(
+            metered.count,
+            Count { prompt: 3, cached: 1, completion: 3, by: CountedBy::Timings, ..Count::default() }
+        );
     }
 }
 

@@ -11,8 +11,9 @@ const MOST_HEADER_BYTES: usize = 1 << 20;
 const MOST_CONNECTIONS: usize = 1_000_000;
 /// llama-server looks for clients who left only when nothing wakes it for a second.
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
+const DAY: Duration = Duration::from_secs(86_400);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 /// A key whose value cannot be used, and why.
 pub(super) struct Wrong {
@@ -34,9 +35,11 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
         return wrong(&["requests", "max_output_tokens"], "must be above 0");
     }
     durations(config)?;
+    retention(config)?;
     classes(config)?;
     policies(config)?;
     tenants(config)?;
+    prices(config)?;
     config.issuers.iter().try_for_each(|(name, issuer)| issuers::check(config, name, issuer))
 }
 
@@ -56,6 +59,16 @@ fn server(config: &Config) -> Result<(), Wrong> {
     }
     if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
         return wrong(&["server", "tls_certificate"], "`tls_certificate` and `tls_key` must be given together");
+    }
+    Ok(())
+}
+
+fn retention(config: &Config) -> Result<(), Wrong> {
+    let ledger = &config.ledger;
+    for (key, kept) in [("keep_entries", ledger.keep_entries), ("keep_days", ledger.keep_days)] {
+        if !kept.is_zero() && kept < DAY {
+            return wrong(&["ledger", key], "must be at least 1d, or 0s for ever");
+        }
     }
     Ok(())
 }
@@ -163,8 +176,31 @@ fn tenants(config: &Config) -> Result<(), Wrong> {
     Ok(())
 }
 
+fn prices(config: &Config) -> Result<(), Wrong> {
+    let currency = &config.billing.currency;
+    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return wrong(&["billing", "currency"], "must be three capital letters, such as USD");
+    }
+    for (name, table) in &config.prices {
+        if !is_name(name) {
+            return wrong(&["prices", name], NAMES);
+        }
+        if table.model.is_empty() {
+            return wrong(&["prices", name, "model"], "must not be empty");
+        }
+        let before = config.prices.iter().take_while(|(other, _)| *other != name);
+        if let Some((other, _)) =
+            before.into_iter().find(|(_, of)| (&of.model, of.since) == (&table.model, table.since))
+        {
+            let what = format!("`prices.{other}` has the same model from the same day on");
+            return wrong(&["prices", name, "since"], what);
+        }
+    }
+    Ok(())
+}
+
 /// Says that there is no such thing, and what there is.
-pub(super) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
+pub(crate) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
     let nearest = nearest(name, known.map(String::as_str));
     format!("there is no {what} `{}`\nhint: did you mean `{nearest}`?", name.escape_debug())
 }

@@ -19,6 +19,8 @@ const FREE_TABLES: [&[&str]; 2] = [&["requests", "extra_fields"], &["queue", "cl
 const TENANT_KEYS: [&str; 2] = ["policy", "key_policy"];
 /// Tables within an issuer whose keys are free: values and names of claims.
 const ISSUER_TABLES: [&str; 2] = ["tenants", "required_claims"];
+/// Keys of one price table; the default file has none.
+const PRICE_KEYS: [&str; 6] = ["model", "since", "prompt", "cached", "output", "slot_second"];
 
 /// What is wrong with the configuration, and where.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +142,7 @@ fn refuse_unknown(table: &Table, known: &[Key], place: &str, text: &str) -> Resu
     Ok(())
 }
 
-/// The keys of the policy, the tenant or the issuer that this key is about.
+/// The keys of the policy, the tenant, the issuer or the price table that this key is about.
 fn named(key: &Key, known: &[Key]) -> Vec<Key> {
     match key.names()[..] {
         ["policies", name, ..] => {
@@ -155,6 +157,7 @@ fn named(key: &Key, known: &[Key]) -> Vec<Key> {
             vec![Key::of(&["issuers", name, table, value])]
         }
         ["issuers", name, ..] => Issuer::KEYS.iter().map(|key| Key::of(&["issuers", name, key])).collect(),
+        ["prices", name, ..] => PRICE_KEYS.iter().map(|key| Key::of(&["prices", name, key])).collect(),
         _ => Vec::new(),
     }
 }
@@ -176,10 +179,10 @@ fn apply_environment(
     environment: impl Iterator<Item = (String, String)>,
     sources: &mut Sources,
 ) -> Result<(), ConfigError> {
-    // Other policies, tenants and issuers have names that a variable could not spell.
+    // Other policies, tenants, issuers and price tables have names that a variable could not spell.
     let has_variable = |key: &Key| match key.names()[..] {
         ["policies", name, ..] => name == DEFAULT_POLICY,
-        ["tenants" | "issuers", ..] => false,
+        ["tenants" | "issuers" | "prices", ..] => false,
         _ => true,
     };
     let keys = leaves(merged, &FREE_TABLES[..1]).into_iter().filter(has_variable);

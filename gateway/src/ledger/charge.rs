@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::entry::{Count, CountedBy, Ending, Outcome, Subject};
-use super::writer::{Close, Message, Open};
+use super::entry::{Count, CountedBy, Dispatched, Ending, Outcome, Subject};
+use super::message::{Close, Message, Open};
 use super::{Ledger, LedgerError};
 use crate::error::Reason;
 
@@ -24,6 +24,8 @@ pub struct Progress {
     prompt: AtomicU64,
     cached: AtomicU64,
     completion: AtomicU64,
+    /// Plus one; zero: not known.
+    reasoning: AtomicU64,
     by: AtomicU8,
     /// Milliseconds since 1970; zero: no token yet.
     first_token: AtomicI64,
@@ -35,6 +37,7 @@ impl Progress {
         self.prompt.store(count.prompt, Relaxed);
         self.cached.store(count.cached, Relaxed);
         self.completion.store(count.completion, Relaxed);
+        self.reasoning.store(count.reasoning.map_or(0, |tokens| tokens.saturating_add(1)), Relaxed);
         // Last, and read first: who sees how it was counted sees numbers that are at least as new.
         self.by.store(count.by as u8, Release);
     }
@@ -56,6 +59,7 @@ impl Progress {
             prompt: self.prompt.load(Relaxed),
             cached: self.cached.load(Relaxed),
             completion: self.completion.load(Relaxed),
+            reasoning: self.reasoning.load(Relaxed).checked_sub(1),
             by,
         };
         let first_token = match self.first_token.load(Relaxed) {
@@ -83,7 +87,7 @@ struct Account {
     subject: Arc<Subject>,
     progress: Arc<Progress>,
     opened: bool,
-    dispatched: Option<Timestamp>,
+    dispatched: Option<Dispatched>,
     /// Given back when the entry is committed, which bounds both the live charges and those that wait in memory.
     place: OwnedSemaphorePermit,
 }
@@ -99,7 +103,7 @@ impl Charge {
     ///
     /// # Errors
     /// When the entry was not committed: the request must not be sent. The charge is still to be closed.
-    pub async fn open(&mut self, dispatched: Timestamp) -> Result<(), LedgerError> {
+    pub async fn open(&mut self, dispatched: Dispatched) -> Result<(), LedgerError> {
         let account = self.0.as_mut().ok_or(LedgerError::Stopped)?;
         // The channel has room for one OPEN of each charge.
         if std::mem::replace(&mut account.opened, true) {
@@ -109,9 +113,9 @@ impl Charge {
         let open = Open {
             subject: Arc::clone(&account.subject),
             progress: Arc::clone(&account.progress),
-            dispatched,
+            dispatched: dispatched.clone(),
             handed_over: Instant::now(),
-            done,
+            done: Some(done),
         };
         account.ledger.send(Message::Open(Box::new(open))).map_err(|_| LedgerError::Stopped)?;
         // Before the wait, which may be given up: the OPEN is on its way.
@@ -147,9 +151,11 @@ impl Drop for Charge {
             true => (Ending::Failed(Reason::Internal), Reason::Internal.status().as_u16()),
             false => (Ending::ClientLeft, CLIENT_LEFT),
         };
-        let dispatched = account.dispatched;
-        let ended = account.ledger.clock().now();
-        account.settle(Outcome { ending, status, count, dispatched, first_token, ended }, None);
+        let dispatched = account.dispatched.clone();
+        let queue_wait = dispatched.as_ref().map_or(Duration::ZERO, |dispatched| dispatched.queue_wait);
+        // A clock that was set back meanwhile must not make it end before it began.
+        let ended = account.ledger.clock().now().max(first_token.unwrap_or(account.subject.arrived));
+        account.settle(Outcome { ending, status, count, dispatched, queue_wait, first_token, ended }, None);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is recorded of one request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -63,6 +64,9 @@ pub struct Count {
     pub cached: u64,
     /// Generated tokens, over all choices.
     pub completion: u64,
+    /// Those of them that were thoughts, where llama-server shows thoughts and running counts. Pieces of thought and
+    /// answer that llama-server sends in one event count as the kind that the event has.
+    pub reasoning: Option<u64>,
     /// Where the numbers come from.
     pub by: CountedBy,
 }
@@ -109,8 +113,42 @@ impl Ending {
     }
 }
 
+/// Time that a request held slots: of two slots during one second, two seconds. By the gateway's own clock, since what
+/// counts is how long nobody else could have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotTime {
+    /// From the dispatch to the first token, or to the end where there was none.
+    pub prefill: Duration,
+    /// From the first token to the end.
+    pub decode: Duration,
+}
+
+/// When, where and after which wait a request was dispatched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatched {
+    /// When it got its slots.
+    pub at: Timestamp,
+    /// How long it had waited for them.
+    pub queue_wait: Duration,
+    /// The replica that was asked, by its address.
+    pub upstream: Arc<str>,
+    /// How many slots it holds.
+    pub slots: u32,
+}
+
+impl Dispatched {
+    /// How long the slots have been held at `until`.
+    pub fn slot_time(&self, first_token: Option<Timestamp>, until: Timestamp) -> SlotTime {
+        let between = |from: Timestamp, to: Timestamp| {
+            Duration::try_from(to.duration_since(from)).unwrap_or_default().saturating_mul(self.slots)
+        };
+        let prefilled = first_token.unwrap_or(until);
+        SlotTime { prefill: between(self.at, prefilled), decode: between(prefilled, until) }
+    }
+}
+
 /// How a request went: settles its entry.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     /// How it ended.
     pub ending: Ending,
@@ -118,10 +156,20 @@ pub struct Outcome {
     pub status: u16,
     /// Its tokens.
     pub count: Count,
-    /// When the request was sent to llama-server.
-    pub dispatched: Option<Timestamp>,
+    /// Where it was dispatched, if it was.
+    pub dispatched: Option<Dispatched>,
+    /// How long it waited for a slot, with or without getting one.
+    pub queue_wait: Duration,
     /// When the first token arrived.
     pub first_token: Option<Timestamp>,
     /// When it was over.
     pub ended: Timestamp,
+}
+
+impl Outcome {
+    /// How long it held its slots.
+    pub fn slot_time(&self) -> SlotTime {
+        let held = self.dispatched.as_ref().map(|dispatched| dispatched.slot_time(self.first_token, self.ended));
+        held.unwrap_or_default()
+    }
 }

@@ -1,11 +1,19 @@
 //! How answers of the ledger look: for people, as JSON, as CSV.
+//!
+//! Each answer is made of the same columns and cells for all three, so that they cannot differ in more than spelling.
 
 use std::io::Write;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use jiff::tz::TimeZone;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
-use super::usage::{DayUsage, Reader, RequestRow, UsageError};
+use super::Sums;
+use super::query::{Field, Filter, Query, Used, Width};
+use super::usage::{Reader, RequestRow, UsageError};
+use crate::prices::{Cost, Day, Money, Prices};
 use crate::table;
 
 /// For whom.
@@ -14,15 +22,28 @@ pub enum Format {
     /// People: an aligned table, or lines of cells between tabs.
     #[default]
     Text,
-    /// One JSON array of days, or one JSON object a line and request.
+    /// One JSON array of sums, or one JSON object a line and request.
     Json,
     /// Comma-separated values with a header line, quoted as RFC 4180 says.
     Csv,
 }
 
-const DAY_COLUMNS: [&str; 6] = ["day", "tenant", "requests", "prompt_tokens", "cached_tokens", "completion_tokens"];
+/// Decimals of money and of seconds in tables for people; elsewhere all are shown.
+const DECIMALS_OF_MONEY: usize = 4;
+const DECIMALS_OF_SECONDS: usize = 1;
 
-const REQUEST_COLUMNS: [&str; 15] = [
+const SUM_COLUMNS: [&str; 8] = [
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "queue_wait_seconds",
+    "prefill_slot_seconds",
+    "decode_slot_seconds",
+];
+
+const REQUEST_COLUMNS: [&str; 21] = [
     "request_id",
     "tenant",
     "key_id",
@@ -38,83 +59,252 @@ const REQUEST_COLUMNS: [&str; 15] = [
     "first_token",
     "ended",
     "status",
+    "reasoning_tokens",
+    "upstream",
+    "queue_wait_ms",
+    "prefill_slot_ms",
+    "decode_slot_ms",
+    "revision",
 ];
 
-/// Writes usage by day and tenant.
+/// Columns of costs; they are there if anything has a price.
+const COST_COLUMNS: [&str; 3] = ["cost", "currency", "unpriced_requests"];
+
+/// One value of an answer.
+#[derive(Clone, Debug)]
+enum Cell {
+    Text(String),
+    Integer(i64),
+    /// Milliseconds that are shown as seconds.
+    Seconds(i64),
+    Money(Money),
+    Nothing,
+}
+
+impl Cell {
+    /// For people.
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => one_cell(text),
+            Self::Integer(number) => number.to_string(),
+            Self::Seconds(milliseconds) => seconds(*milliseconds, DECIMALS_OF_SECONDS),
+            Self::Money(money) => format!("{money:.DECIMALS_OF_MONEY$}"),
+            Self::Nothing => "-".to_owned(),
+        }
+    }
+
+    /// For machines.
+    fn exact(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Integer(number) => number.to_string(),
+            Self::Seconds(milliseconds) => seconds(*milliseconds, 3),
+            Self::Money(money) => money.to_string(),
+            Self::Nothing => String::new(),
+        }
+    }
+
+    /// As CSV, quoted where that is needed. A text that a spreadsheet would take for a formula gets an apostrophe.
+    fn csv(&self) -> String {
+        let mut cell = self.exact();
+        if matches!(self, Self::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r'])) {
+            cell.insert(0, '\'');
+        }
+        if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+    }
+}
+
+impl Serialize for Cell {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Integer(number) => serializer.serialize_i64(*number),
+            Self::Money(money) => money.serialize(serializer),
+            // A number with its three decimals.
+            Self::Seconds(_) => {
+                RawValue::from_string(self.exact()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+            }
+            Self::Nothing => serializer.serialize_none(),
+        }
+    }
+}
+
+/// One line of an answer as a JSON object.
+struct Line<'a> {
+    columns: &'a [&'static str],
+    cells: &'a [Cell],
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.columns.len()))?;
+        for (column, cell) in self.columns.iter().zip(self.cells) {
+            map.serialize_entry(column, cell)?;
+        }
+        map.end()
+    }
+}
+
+/// Writes what a query gives: a line for each bucket and group, and for people a line with the totals.
 ///
 /// # Errors
-/// What `out` says.
-pub fn usage(days: &[DayUsage], format: Format, out: &mut dyn Write) -> Result<(), UsageError> {
-    let rows: Vec<_> = days.iter().map(day_cells).collect();
+/// What the ledger or `out` says.
+pub fn usage(
+    reader: &Reader,
+    query: &Query,
+    prices: Option<&Prices>,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), UsageError> {
+    let used = reader.used(query, prices)?;
+    let fields: Vec<_> = Field::ALL.into_iter().filter(|field| query.by.contains(field)).collect();
+    let time = (query.width != Width::Total).then_some(query.width.label());
+    let names = time.into_iter().chain(fields.iter().map(|field| field.column()));
+    let columns: Vec<_> = names.chain(SUM_COLUMNS).chain(cost_columns(prices)).collect();
+    let mut lines: Vec<_> = used.iter().map(|used| sum_cells(used, query.width, &fields, prices)).collect();
     match format {
-        Format::Text => table::write_aligned(out, DAY_COLUMNS, &rows, 2)?,
-        Format::Json => json(out, days)?,
-        Format::Csv => {
-            csv(out, DAY_COLUMNS)?;
-            for row in &rows {
-                csv(out, row.each_ref().map(String::as_str))?;
+        Format::Text => {
+            let names = fields.len() + usize::from(time.is_some());
+            if names > 0 && !lines.is_empty() {
+                lines.push(total_cells(&used, names, prices));
             }
+            let lines: Vec<Vec<_>> = lines.iter().map(|line| line.iter().map(Cell::shown).collect()).collect();
+            table::write_aligned(out, &columns, &lines, names)?;
+        }
+        Format::Json => json(out, &lines.iter().map(|cells| Line { columns: &columns, cells }).collect::<Vec<_>>())?,
+        Format::Csv => {
+            writeln!(out, "{}", columns.join(","))?;
+            lines.iter().try_for_each(|line| csv(out, line))?;
         }
     }
     Ok(())
 }
 
-/// Writes each entry that arrived at `since` or later, one a line, in order of arrival.
+/// Writes each entry of a span of time, one a line, in order of arrival.
 ///
 /// # Errors
 /// What the ledger or `out` says.
-pub fn requests(reader: &Reader, since: Timestamp, format: Format, out: &mut dyn Write) -> Result<(), UsageError> {
+pub fn requests(
+    reader: &Reader,
+    query: &Query,
+    prices: Option<&Prices>,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), UsageError> {
+    let columns: Vec<_> = REQUEST_COLUMNS.into_iter().chain(cost_columns(prices)).collect();
     match format {
-        Format::Text => writeln!(out, "{}", REQUEST_COLUMNS.join("\t"))?,
+        Format::Text => writeln!(out, "{}", columns.join("\t"))?,
         Format::Json => {}
-        Format::Csv => csv(out, REQUEST_COLUMNS)?,
+        Format::Csv => writeln!(out, "{}", columns.join(","))?,
     }
-    reader.requests(since, |row| {
+    let only: &Filter = &query.only;
+    reader.requests((query.from, query.to), only, |row| {
+        let cells = request_cells(row, prices);
         match format {
-            Format::Text => writeln!(out, "{}", request_cells(&row, "-").map(one_cell).join("\t"))?,
-            Format::Json => json(out, &row)?,
-            Format::Csv => csv(out, request_cells(&row, "").each_ref().map(String::as_str))?,
+            Format::Text => writeln!(out, "{}", cells.iter().map(Cell::shown).collect::<Vec<_>>().join("\t"))?,
+            Format::Json => json(out, &Line { columns: &columns, cells: &cells })?,
+            Format::Csv => csv(out, &cells)?,
         }
         Ok(())
     })
 }
 
-fn day_cells(day: &DayUsage) -> [String; 6] {
+fn cost_columns(prices: Option<&Prices>) -> impl Iterator<Item = &'static str> {
+    prices.into_iter().flat_map(|_| COST_COLUMNS)
+}
+
+fn sum_cells(used: &Used, width: Width, fields: &[Field], prices: Option<&Prices>) -> Vec<Cell> {
+    let time = (width != Width::Total).then(|| Cell::Text(bucket(used.start, width)));
+    let group = fields.iter().map(|field| Cell::Text(used.group.field(*field).unwrap_or_default().to_owned()));
+    time.into_iter().chain(group).chain(measures(used.sums)).chain(costs(used.cost, prices)).collect()
+}
+
+/// The sums over all lines, behind as many cells as the lines have names.
+fn total_cells(used: &[Used], names: usize, prices: Option<&Prices>) -> Vec<Cell> {
+    let (mut sums, mut cost) = (Sums::default(), Cost::default());
+    for used in used {
+        sums += used.sums;
+        cost += used.cost.unwrap_or_default();
+    }
+    let mut cells = vec![Cell::Text("total".to_owned())];
+    cells.resize(names, Cell::Text(String::new()));
+    cells.extend(measures(sums).into_iter().chain(costs(Some(cost), prices)));
+    cells
+}
+
+fn measures(sums: Sums) -> [Cell; 8] {
     [
-        day.day.clone(),
-        day.tenant.clone(),
-        day.requests.to_string(),
-        day.prompt_tokens.to_string(),
-        day.cached_tokens.to_string(),
-        day.completion_tokens.to_string(),
+        Cell::Integer(sums.requests),
+        Cell::Integer(sums.prompt_tokens),
+        Cell::Integer(sums.cached_tokens),
+        Cell::Integer(sums.completion_tokens),
+        Cell::Integer(sums.reasoning_tokens),
+        Cell::Seconds(sums.queue_wait_ms),
+        Cell::Seconds(sums.prefill_slot_ms),
+        Cell::Seconds(sums.decode_slot_ms),
     ]
 }
 
-/// `none` stands where there is no value.
-fn request_cells(row: &RequestRow, none: &str) -> [String; 15] {
-    let time = |time: Option<Timestamp>| time.map_or_else(|| none.to_owned(), |time| format!("{time:.3}"));
-    [
-        row.request_id.clone(),
-        row.tenant.clone(),
-        row.key_id.clone(),
-        row.model.clone(),
-        row.surface.clone(),
-        row.ending.clone(),
-        row.counted_by.clone(),
-        row.prompt_tokens.to_string(),
-        row.cached_tokens.to_string(),
-        row.completion_tokens.to_string(),
+fn costs(cost: Option<Cost>, prices: Option<&Prices>) -> Vec<Cell> {
+    let cells = |prices: &Prices| {
+        let cost = cost.unwrap_or_default();
+        let currency = Cell::Text(prices.currency().to_owned());
+        vec![Cell::Money(cost.total()), currency, Cell::Integer(cost.unpriced_requests)]
+    };
+    prices.map(cells).unwrap_or_default()
+}
+
+fn request_cells(row: RequestRow, prices: Option<&Prices>) -> Vec<Cell> {
+    let time = |time: Option<Timestamp>| time.map_or(Cell::Nothing, |time| Cell::Text(format!("{time:.3}")));
+    let integer = |number: u64| Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+    let cost = prices.zip(row.arrived).map(|(prices, arrived)| {
+        prices.cost(&row.model, Day::of_days(super::daily::day_of(arrived)), &row.quantities())
+    });
+    let mut cells = vec![
+        Cell::Text(row.request_id),
+        Cell::Text(row.tenant),
+        Cell::Text(row.key_id),
+        Cell::Text(row.model),
+        Cell::Text(row.surface),
+        Cell::Text(row.ending),
+        Cell::Text(row.counted_by),
+        integer(row.prompt_tokens),
+        integer(row.cached_tokens),
+        integer(row.completion_tokens),
         time(row.arrived),
         time(row.dispatched),
         time(row.first_token),
         time(row.ended),
-        row.status.map_or_else(|| none.to_owned(), |status| status.to_string()),
-    ]
+        row.status.map_or(Cell::Nothing, |status| Cell::Integer(i64::from(status))),
+        row.reasoning_tokens.map_or(Cell::Nothing, integer),
+        row.upstream.map_or(Cell::Nothing, Cell::Text),
+        integer(row.queue_wait_ms),
+        integer(row.prefill_slot_ms),
+        integer(row.decode_slot_ms),
+        integer(row.revision),
+    ];
+    cells.extend(costs(cost, prices));
+    cells
+}
+
+/// The beginning of a bucket, with as much of the time as its width leaves open.
+fn bucket(start: Timestamp, width: Width) -> String {
+    let start = start.to_zoned(TimeZone::UTC);
+    let format = if width == Width::Day { "%Y-%m-%d" } else { "%Y-%m-%dT%H:%MZ" };
+    start.strftime(format).to_string()
+}
+
+/// Milliseconds as seconds with so many decimals, rounded half away from zero.
+fn seconds(milliseconds: i64, decimals: usize) -> String {
+    let step = 10_u64.pow(3 - decimals.min(3) as u32);
+    let rounded = (milliseconds.unsigned_abs() + step / 2) / step;
+    let (sign, in_a_second) = (if milliseconds < 0 { "-" } else { "" }, 1000 / step);
+    format!("{sign}{}.{:0decimals$}", rounded / in_a_second, rounded % in_a_second)
 }
 
 /// A model's name comes from llama-server; whatever it holds, the line keeps its columns.
-fn one_cell(cell: String) -> String {
-    if cell.contains(char::is_control) { cell.escape_debug().to_string() } else { cell }
+fn one_cell(cell: &str) -> String {
+    if cell.contains(char::is_control) { cell.escape_debug().to_string() } else { cell.to_owned() }
 }
 
 fn json(out: &mut dyn Write, value: &(impl Serialize + ?Sized)) -> Result<(), UsageError> {
@@ -123,132 +313,11 @@ fn json(out: &mut dyn Write, value: &(impl Serialize + ?Sized)) -> Result<(), Us
     Ok(())
 }
 
-fn csv<const N: usize>(out: &mut dyn Write, cells: [&str; N]) -> std::io::Result<()> {
-    let quoted = cells.map(|cell| {
-        if cell.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", cell.replace('"', "\"\""))
-        } else {
-            cell.to_owned()
-        }
-    });
-    writeln!(out, "{}", quoted.join(","))
+fn csv(out: &mut dyn Write, cells: &[Cell]) -> Result<(), UsageError> {
+    writeln!(out, "{}", cells.iter().map(Cell::csv).collect::<Vec<_>>().join(","))?;
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::database;
-    use crate::ledger::schema::{self, Statements};
-    use crate::ledger::tests::{at, complete, subject};
-
-    const DAY: i64 = 86_400_000;
-
-    /// Two days, two tenants, one open entry.
-    fn ledger() -> (tempfile::TempDir, Reader) {
-        let dir = tempfile::tempdir().unwrap();
-        let connection = database::open(&dir.path().join(schema::FILE), schema::MIGRATIONS).unwrap();
-        let mut statements = Statements::prepare(&connection).unwrap();
-        let entries = [("r1", "acme", 0), ("r2", "acme", DAY - 1), ("r3", "acme", DAY), ("r4", "b,e", DAY + 1)];
-        for (request_id, tenant, arrived) in entries {
-            let mut subject = subject(request_id);
-            subject.tenant = tenant.into();
-            subject.arrived = at(arrived);
-            statements.close(&subject, &complete(5)).unwrap();
-        }
-        let mut open = subject("r5");
-        open.arrived = at(DAY + 2);
-        open.model = "a\tb".into();
-        statements.open(&open, at(DAY + 3)).unwrap();
-        drop(statements);
-        drop(connection);
-        let reader = Reader::open(dir.path()).unwrap();
-        (dir, reader)
-    }
-
-    fn usage_text(format: Format, since: Timestamp) -> String {
-        let (_dir, reader) = ledger();
-        let mut out = Vec::new();
-        usage(&reader.usage(since).unwrap(), format, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    fn requests_text(format: Format, since: Timestamp) -> String {
-        let (_dir, reader) = ledger();
-        let mut out = Vec::new();
-        requests(&reader, since, format, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn usage_is_a_table_by_utc_day_and_tenant() {
-        let expected = "\
-day         tenant  requests  prompt_tokens  cached_tokens  completion_tokens
-2026-01-01  acme           2             20              2                 10
-2026-01-02  acme           2             10              1                  5
-2026-01-02  b,e            1             10              1                  5
-";
-        assert_eq!(usage_text(Format::Text, Timestamp::MIN), expected);
-    }
-
-    #[test]
-    fn usage_is_one_json_array() {
-        let expected = "[{\"day\":\"2026-01-02\",\"tenant\":\"acme\",\"requests\":2,\"prompt_tokens\":10,\
-                        \"cached_tokens\":1,\"completion_tokens\":5},{\"day\":\"2026-01-02\",\"tenant\":\"b,e\",\
-                        \"requests\":1,\"prompt_tokens\":10,\"cached_tokens\":1,\"completion_tokens\":5}]\n";
-        assert_eq!(usage_text(Format::Json, at(DAY)), expected);
-        assert_eq!(usage_text(Format::Json, at(9 * DAY)), "[]\n");
-    }
-
-    #[test]
-    fn csv_quotes_what_needs_it() {
-        let expected = "\
-day,tenant,requests,prompt_tokens,cached_tokens,completion_tokens
-2026-01-02,acme,2,10,1,5
-2026-01-02,\"b,e\",1,10,1,5
-";
-        assert_eq!(usage_text(Format::Csv, at(DAY)), expected);
-    }
-
-    #[test]
-    fn requests_are_lines_between_tabs_in_the_stable_order() {
-        let expected = "\
-request_id\ttenant\tkey_id\tmodel\tsurface\tending\tcounted_by\tprompt_tokens\tcached_tokens\tcompletion_tokens\t\
-arrived\tdispatched\tfirst_token\tended\tstatus
-r4\tb,e\tabcdefgh\tsmollm2\tchat\tcomplete\tusage\t10\t1\t5\t\
-2026-01-02T00:00:00.001Z\t2026-01-01T00:00:00.005Z\t2026-01-01T00:00:00.030Z\t2026-01-01T00:00:00.090Z\t200
-r5\tacme\tabcdefgh\ta\\tb\tchat\topen\tnothing\t0\t0\t0\t\
-2026-01-02T00:00:00.002Z\t2026-01-02T00:00:00.003Z\t-\t-\t-
-";
-        assert_eq!(requests_text(Format::Text, at(DAY + 1)), expected);
-    }
-
-    #[test]
-    fn json_requests_have_the_columns_as_keys() {
-        let text = requests_text(Format::Json, at(DAY + 2));
-        let expected = "{\"request_id\":\"r5\",\"tenant\":\"acme\",\"key_id\":\"abcdefgh\",\"model\":\"a\\tb\",\
-                        \"surface\":\"chat\",\"ending\":\"open\",\"counted_by\":\"nothing\",\"prompt_tokens\":0,\
-                        \"cached_tokens\":0,\"completion_tokens\":0,\"arrived\":\"2026-01-02T00:00:00.002Z\",\
-                        \"dispatched\":\"2026-01-02T00:00:00.003Z\",\"first_token\":null,\"ended\":null,\
-                        \"status\":null}\n";
-        assert_eq!(text, expected);
-        let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-        assert!(REQUEST_COLUMNS.iter().all(|column| keys.contains_key(*column)) && keys.len() == 15);
-    }
-
-    #[test]
-    fn csv_requests_leave_cells_without_a_value_empty() {
-        let text = requests_text(Format::Csv, at(DAY + 2));
-        assert_eq!(text.lines().count(), 2);
-        assert!(text.ends_with("2026-01-02T00:00:00.003Z,,,\n"), "{text}");
-    }
-
-    #[test]
-    fn a_time_span_reaches_back_from_now() {
-        use crate::ledger::usage::since;
-        assert_eq!(since("1d", at(DAY)).unwrap(), at(0));
-        assert_eq!(since("1h 30m", at(5_400_000)).unwrap(), at(0));
-        for nonsense in ["", "yesterday", "-1d", "99999999999y"] {
-            assert!(matches!(since(nonsense, at(0)), Err(UsageError::Span(_))), "{nonsense}");
-        }
-    }
-}
+#[path = "render_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
+use super::query::Filter;
 use super::usage::{Reader, RequestRow, UsageError};
 use super::*;
 use crate::surface::Surface;
@@ -27,26 +28,37 @@ pub(super) fn subject(request_id: &str) -> Subject {
 }
 
 pub(super) fn timings(prompt: u64, completion: u64) -> Count {
-    Count { prompt, cached: 1, completion, by: CountedBy::Timings }
+    Count { prompt, cached: 1, completion, by: CountedBy::Timings, ..Count::default() }
+}
+
+/// A request that got one slot after 5 ms.
+pub(super) fn dispatched() -> Dispatched {
+    Dispatched { at: at(5), queue_wait: Duration::from_millis(4), upstream: "127.0.0.1:8001".into(), slots: 1 }
 }
 
 pub(super) fn complete(completion: u64) -> Outcome {
     Outcome {
         ending: Ending::Complete,
         status: 200,
-        count: Count { prompt: 10, cached: 1, completion, by: CountedBy::Usage },
-        dispatched: Some(at(5)),
+        count: Count { prompt: 10, cached: 1, completion, by: CountedBy::Usage, reasoning: Some(2) },
+        dispatched: Some(dispatched()),
+        queue_wait: Duration::from_millis(4),
         first_token: Some(at(30)),
         ended: at(90),
     }
 }
 
 /// Progress is written ahead with every commit.
-const EAGER: Settings = Settings { progress_interval: Duration::ZERO, max_live: 64 };
+pub(super) const EAGER: Settings = Settings { progress_interval: Duration::ZERO, ..LAZY };
 /// Progress is never written ahead.
-const LAZY: Settings = Settings { progress_interval: Duration::from_secs(3600), max_live: 64 };
+pub(super) const LAZY: Settings = Settings {
+    progress_interval: Duration::from_secs(3600),
+    max_live: 64,
+    on_failure: OnFailure::Refuse,
+    export: false,
+};
 
-fn open_ledger(dir: &Path, settings: Settings) -> (Ledger, LedgerHandle) {
+pub(super) fn open_ledger(dir: &Path, settings: Settings) -> (Ledger, LedgerHandle) {
     Ledger::open(dir, Clock::from_fn(|| at(1000)), settings).unwrap()
 }
 
@@ -56,7 +68,7 @@ fn rows(dir: &Path) -> Vec<RequestRow> {
         rows.push(row);
         Ok(())
     };
-    Reader::open(dir).unwrap().requests(Timestamp::MIN, push).unwrap();
+    Reader::open(dir).unwrap().requests((Timestamp::MIN, Timestamp::MAX), &Filter::default(), push).unwrap();
     rows
 }
 
@@ -73,7 +85,7 @@ async fn an_entry_is_open_before_it_is_sent_and_settled_before_the_client_sees_t
     let mut charge = ledger.admit(subject("r1")).unwrap();
     assert_eq!(rows(dir.path()), []);
 
-    charge.open(at(5)).await.unwrap();
+    charge.open(dispatched()).await.unwrap();
     let open = row(dir.path(), "r1");
     assert_eq!((open.ending.as_str(), open.dispatched, open.ended, open.status), ("open", Some(at(5)), None, None));
 
@@ -95,6 +107,7 @@ async fn a_charge_that_was_never_opened_is_one_whole_entry() {
         status: 429,
         count: Count::default(),
         dispatched: None,
+        queue_wait: Duration::from_millis(1),
         first_token: None,
         ended: at(1),
     };
@@ -110,7 +123,7 @@ async fn a_dropped_charge_is_a_client_that_left_with_the_last_progress() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let mut charge = ledger.admit(subject("r1")).unwrap();
-    charge.open(at(5)).await.unwrap();
+    charge.open(dispatched()).await.unwrap();
     let progress = charge.progress();
     progress.first_token(at(30));
     progress.record(&timings(10, 3));
@@ -129,7 +142,7 @@ async fn a_dropped_closing_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let mut charge = ledger.admit(subject("r1")).unwrap();
-    charge.open(at(5)).await.unwrap();
+    charge.open(dispatched()).await.unwrap();
     drop(charge.close(complete(7)));
     handle.close().await.unwrap();
     assert_eq!(row(dir.path(), "r1").ending, "complete");
@@ -141,7 +154,7 @@ async fn a_client_that_leaves_while_the_entry_is_opened_is_settled() {
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let mut charge = ledger.admit(subject("r1")).unwrap();
     {
-        let mut opening = Box::pin(charge.open(at(5)));
+        let mut opening = Box::pin(charge.open(dispatched()));
         // Polled once: the message is sent, the answer is not waited for.
         let waker = std::task::Waker::noop();
         drop(opening.as_mut().poll(&mut std::task::Context::from_waker(waker)));
@@ -156,8 +169,8 @@ async fn a_charge_can_be_opened_once() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let mut charge = ledger.admit(subject("r1")).unwrap();
-    charge.open(at(5)).await.unwrap();
-    assert!(matches!(charge.open(at(6)).await, Err(LedgerError::OpenedBefore)));
+    charge.open(dispatched()).await.unwrap();
+    assert!(matches!(charge.open(dispatched()).await, Err(LedgerError::OpenedBefore)));
     charge.close(complete(7)).await.unwrap();
     handle.close().await.unwrap();
 }
@@ -167,7 +180,7 @@ async fn progress_is_written_ahead_without_a_message() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), EAGER);
     let mut charge = ledger.admit(subject("r1")).unwrap();
-    charge.open(at(5)).await.unwrap();
+    charge.open(dispatched()).await.unwrap();
     charge.progress().record(&timings(10, 3));
     // Progress is due at every turn of the writer, so it is written with or before this entry.
     ledger.admit(subject("r2")).unwrap().close(complete(0)).await.unwrap();
@@ -184,11 +197,11 @@ async fn what_a_dead_process_left_open_becomes_interrupted_with_its_progress() {
     let copy = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), EAGER);
     let mut live = ledger.admit(subject("live")).unwrap();
-    live.open(at(5)).await.unwrap();
+    live.open(dispatched()).await.unwrap();
     live.progress().first_token(at(30));
     live.progress().record(&timings(10, 3));
     let mut silent = ledger.admit(subject("silent")).unwrap();
-    silent.open(at(5)).await.unwrap();
+    silent.open(dispatched()).await.unwrap();
     ledger.admit(subject("done")).unwrap().close(complete(7)).await.unwrap();
     // What is on the disk now is what a kill -9 would leave.
     for name in ["ledger.sqlite", "ledger.sqlite-wal"] {
@@ -248,7 +261,7 @@ async fn every_live_charge_may_speak_at_once_and_be_dropped() {
     let tasks: Vec<_> = charges
         .drain(..)
         .map(|mut charge| async move {
-            charge.open(at(5)).await.unwrap();
+            charge.open(dispatched()).await.unwrap();
             drop(charge);
         })
         .collect();
@@ -268,7 +281,7 @@ async fn a_closed_ledger_refuses_requests_and_a_late_charge_does_not_panic() {
     let mut late = ledger.admit(subject("late")).unwrap();
     handle.close().await.unwrap();
     assert!(matches!(ledger.admit(subject("r2")), Err(LedgerError::Stopped)));
-    assert!(matches!(late.open(at(5)).await, Err(LedgerError::Stopped)));
+    assert!(matches!(late.open(dispatched()).await, Err(LedgerError::Stopped)));
     assert!(matches!(late.close(complete(7)).await, Err(LedgerError::Stopped)));
     assert!(!ledger.health().healthy);
 }
@@ -278,12 +291,12 @@ async fn a_locked_database_refuses_requests_and_recovers_without_losing_an_end()
     let dir = tempfile::tempdir().unwrap();
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let mut running = ledger.admit(subject("running")).unwrap();
-    running.open(at(5)).await.unwrap();
+    running.open(dispatched()).await.unwrap();
 
     let other = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let mut refused = ledger.admit(subject("refused")).unwrap();
-    let (opened, closed) = tokio::join!(refused.open(at(5)), running.close(complete(7)));
+    let (opened, closed) = tokio::join!(refused.open(dispatched()), running.close(complete(7)));
     assert!(matches!(opened, Err(LedgerError::Write(_))), "{opened:?}");
     assert!(matches!(closed, Err(LedgerError::Write(_))), "{closed:?}");
     let health = ledger.health();
@@ -312,7 +325,7 @@ async fn a_reader_works_beside_a_server_without_one_and_says_when_there_is_no_le
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let reader = Reader::open(dir.path()).unwrap();
     ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
-    assert_eq!(reader.usage(Timestamp::MIN).unwrap()[0].completion_tokens, 7);
+    assert_eq!(reader.tokens(Timestamp::MIN).unwrap()[0].tokens, 17);
     drop(reader);
     handle.close().await.unwrap();
     assert!(!dir.path().join("ledger.sqlite-wal").exists());
@@ -340,10 +353,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 async fn live_through(mut charge: Charge, steps: Vec<Step>, close: Option<u64>, wait: bool) {
     for step in steps {
         match step {
-            Step::Open => drop(charge.open(at(5)).await),
+            Step::Open => drop(charge.open(dispatched()).await),
             Step::OpenAndLeave => tokio::select! { biased;
                 _ = std::future::ready(()) => {}
-                _ = charge.open(at(5)) => {}
+                _ = charge.open(dispatched()) => {}
             },
             Step::Progress(tokens) => charge.progress().record(&timings(10, tokens)),
         }

@@ -6,6 +6,7 @@
 //! exactly once, whatever way a request ends.
 
 mod bucket;
+mod describe;
 mod observe;
 mod peaks;
 mod quota;
@@ -30,6 +31,9 @@ use crate::clock::Clock;
 use crate::config::Policy;
 use crate::error::Rejection;
 use crate::policy::Terms;
+
+pub use describe::Level;
+pub use quota::{beginnings, endings};
 
 use quota::Periods;
 use refusal::{Refusal, longest};

@@ -24,11 +24,26 @@ impl Periods {
     }
 }
 
-/// When the day and the month of `time` began.
-pub(super) fn beginnings(time: Timestamp) -> Result<(Timestamp, Timestamp), jiff::Error> {
+/// When the day and the month (UTC) of `time` began.
+///
+/// # Errors
+/// `time` is at the end of all times.
+pub fn beginnings(time: Timestamp) -> Result<(Timestamp, Timestamp), jiff::Error> {
     let date = time.to_zoned(TimeZone::UTC).date();
-    let begin = |date: Date| date.to_zoned(TimeZone::UTC).map(|midnight| midnight.timestamp());
-    Ok((begin(date)?, begin(date.first_of_month())?))
+    Ok((midnight(date)?, midnight(date.first_of_month())?))
+}
+
+fn midnight(date: Date) -> Result<Timestamp, jiff::Error> {
+    date.to_zoned(TimeZone::UTC).map(|midnight| midnight.timestamp())
+}
+
+/// When the day and the month (UTC) of `time` will be over.
+///
+/// # Errors
+/// `time` is at the end of all times.
+pub fn endings(time: Timestamp) -> Result<(Timestamp, Timestamp), jiff::Error> {
+    let date = time.to_zoned(TimeZone::UTC).date();
+    Ok((midnight(date.tomorrow()?)?, midnight(date.last_of_month().tomorrow()?)?))
 }
 
 /// What is used and held of one period.
@@ -80,6 +95,11 @@ impl Quota {
         self.find(period).map_or(0, |found| found.used)
     }
 
+    /// The same, with what running requests hold.
+    pub(super) fn taken(&mut self, period: i64) -> u64 {
+        self.find(period).map_or(0, |found| found.used.saturating_add(found.held))
+    }
+
     pub(super) fn hold(&mut self, period: i64, tokens: u64) {
         if let Some(found) = self.find(period) {
             found.held = found.held.saturating_add(tokens);
@@ -110,6 +130,7 @@ mod tests {
         assert_eq!(day.to_string(), "2026-02-28T00:00:00Z");
         assert_eq!(month.to_string(), "2026-02-01T00:00:00Z");
         let next: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        assert_eq!(endings(time).unwrap(), (next, next));
         assert_eq!(Periods::of(next).day, Periods::of(time).day + 1);
         assert_eq!(Periods::of(next).month, Periods::of(time).month + 1);
         assert_eq!(Periods::of(day).day, Periods::of(time).day);

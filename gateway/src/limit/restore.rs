@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::quota::{Periods, beginnings};
 use super::{HISTORY, Limits, Owners, lock};
 use crate::auth::Caller;
+use crate::ledger::query::Filter;
 use crate::ledger::usage::{Reader, UsageError};
 use crate::policy::Terms;
 
@@ -37,7 +38,7 @@ impl Limits {
             }
         }
         let since = now.checked_sub(HISTORY).unwrap_or(Timestamp::MIN);
-        ledger.requests(since, |row| {
+        ledger.requests((since, Timestamp::MAX), &Filter::default(), |row| {
             // What arrived later than now, by a clock that was set back since, counts as of now.
             let age = row.arrived.and_then(|arrived| now.duration_since(arrived).try_into().ok()).unwrap_or_default();
             let at = HISTORY.saturating_sub(age);

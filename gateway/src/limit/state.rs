@@ -221,6 +221,16 @@ impl State {
         self.quotas(periods).map(|(limit, quota, period)| (limit, quota.used(period)))
     }
 
+    /// The same with what running requests hold, and before it the limit.
+    pub(super) fn quotas_taken(&mut self, periods: Periods) -> impl Iterator<Item = (Limit, u64, u64)> {
+        self.quotas(periods).map(|(limit, quota, period)| (limit, quota.limit, quota.taken(period)))
+    }
+
+    /// Requests at once: the limit, and how many there are.
+    pub(super) fn concurrent(&self) -> Option<(u64, u64)> {
+        self.concurrent.map(|most| (u64::from(most), u64::from(self.running)))
+    }
+
     /// Requests a minute: the limit, what is left, the time until all is left.
     pub(super) fn requests_left(&self, now: Duration) -> Option<(u64, u64, Duration)> {
         let requests = self.requests.as_ref()?;

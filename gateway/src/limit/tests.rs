@@ -10,7 +10,7 @@ use super::*;
 use crate::config;
 use crate::error::Reason;
 use crate::ledger::usage::Reader;
-use crate::ledger::{Count, CountedBy, Ending, Ledger, Outcome, Settings, Subject};
+use crate::ledger::{Count, CountedBy, Dispatched, Ending, Ledger, Outcome, Settings, Subject};
 use crate::metrics::Metrics;
 use crate::queue::ClassId;
 use crate::surface::Surface;
@@ -35,7 +35,7 @@ fn terms(tenant: Policy, key: Option<Policy>) -> Terms {
 }
 
 fn caller(key_id: &str) -> Caller {
-    Caller { tenant: "acme".into(), key_id: key_id.into(), policy: None, scope: Arc::default() }
+    Caller::new("acme", key_id)
 }
 
 /// A wall clock that tests set.
@@ -502,7 +502,8 @@ async fn keys_that_are_idle_and_full_again_are_forgotten() {
 
 /// Writes settled requests, of the key `k1` of `acme`: when they arrived and their tokens.
 async fn served(directory: &std::path::Path, wall: &Wall, requests: &[(&str, u64)]) {
-    let settings = Settings { progress_interval: SECOND, max_live: 16 };
+    let on_failure = crate::config::OnFailure::Refuse;
+    let settings = Settings { progress_interval: SECOND, max_live: 16, on_failure, export: false };
     let (ledger, writer) = Ledger::open(directory, wall.clock(), settings).unwrap();
     for (i, (arrived, tokens)) in requests.iter().enumerate() {
         let subject = Subject {
@@ -514,13 +515,16 @@ async fn served(directory: &std::path::Path, wall: &Wall, requests: &[(&str, u64
             arrived: arrived.parse().unwrap(),
         };
         let mut charge = ledger.admit(subject).unwrap();
-        charge.open(wall.now()).await.unwrap();
-        let count = Count { prompt: tokens - 1, cached: 0, completion: 1, by: CountedBy::Usage };
+        let dispatched =
+            Dispatched { at: wall.now(), queue_wait: Duration::ZERO, upstream: "127.0.0.1:8001".into(), slots: 1 };
+        charge.open(dispatched).await.unwrap();
+        let count = Count { prompt: tokens - 1, cached: 0, completion: 1, by: CountedBy::Usage, ..Count::default() };
         let outcome = Outcome {
             ending: Ending::Complete,
             status: 200,
             count,
             dispatched: None,
+            queue_wait: Duration::ZERO,
             first_token: None,
             ended: wall.now(),
         };

@@ -216,7 +216,7 @@ async fn what_llama_server_never_told_of_is_charged_by_the_time_it_took() {
     let queue = queue(&[1]);
     let prompt = |prompt| Ticket { work: Work { prompt, output: 0 }, ..ticket("t", 1) };
     let slot = queue.enter(prompt(100)).unwrap().await.unwrap();
-    slot.record(&Count { prompt: 100, cached: 0, completion: 0, by: CountedBy::Timings });
+    slot.record(&Count { prompt: 100, cached: 0, completion: 0, by: CountedBy::Timings, ..Count::default() });
     slot.learn(Speed { prompt_tokens: 100, prompt_ms: 1000.0, output_tokens: 0, output_ms: 0.0 });
     drop(slot);
     assert_eq!(served(&queue, "t"), 100.0);
@@ -236,7 +236,7 @@ async fn what_llama_server_never_told_of_is_charged_by_the_time_it_took() {
     // Who has output, has had the prompt.
     let before = served(&queue, "t");
     let slot = queue.enter(prompt(1000)).unwrap().await.unwrap();
-    slot.record(&Count { prompt: 0, cached: 0, completion: 50, by: CountedBy::Events });
+    slot.record(&Count { prompt: 0, cached: 0, completion: 50, by: CountedBy::Events, ..Count::default() });
     drop(slot);
     assert_eq!(served(&queue, "t") - before, 1100.0);
 }

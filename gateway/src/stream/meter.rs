@@ -217,6 +217,9 @@ impl Reader {
         if !self.count_timings(index, &found) {
             return self.unread(part.raw, out, seen);
         }
+        if memmem::find(body, b"\"delta\":{\"reasoning_content\":\"").is_some() {
+            self.tally.thought(index);
+        }
         let finishes = memmem::find(body, b"\"finish_reason\":\"").is_some();
         if finishes {
             if self.surface == Surface::Chat && !self.include_usage && found == Found::Absent {
@@ -304,6 +307,9 @@ impl Reader {
         let found = self.find_timings(part.data);
         if !name.starts_with(b"response.") || !self.count_timings(0, &found) {
             return self.unread(part.raw, out, seen);
+        }
+        if name == b"response.reasoning_text.delta" {
+            self.tally.thought(0);
         }
         if name.ends_with(b".delta") {
             self.tally.event();

@@ -40,6 +40,7 @@ struct Sequence {
     prompt: u64,
     cached: u64,
     completion: u64,
+    reasoning: Option<u64>,
     source: Source,
 }
 
@@ -85,7 +86,7 @@ impl Tally {
     pub(super) fn prompt(&mut self, index: usize, prompt: Usage) -> bool {
         self.set(
             index,
-            Sequence { prompt: prompt.prompt, cached: prompt.cached, completion: 0, source: Source::Prompt },
+            Sequence { prompt: prompt.prompt, cached: prompt.cached, source: Source::Prompt, ..Sequence::default() },
         )
     }
 
@@ -113,15 +114,23 @@ impl Tally {
                 cached: timings.cached,
                 completion: timings.predicted.max(before.completion),
                 source: Source::Timings,
+                ..Sequence::default()
             },
         )
+    }
+
+    /// All output of a sequence up to here was thought.
+    pub(super) fn thought(&mut self, index: usize) {
+        if let Some(sequence) = self.sequences.get_mut(index) {
+            sequence.reasoning = Some(sequence.completion);
+        }
     }
 
     /// The final usage of a sequence: takes the place of all that was counted before. `false`: there can be no such
     /// sequence.
     pub(super) fn usage(&mut self, index: usize, usage: Usage) -> bool {
         let Usage { prompt, cached, completion } = usage;
-        self.set(index, Sequence { prompt, cached, completion, source: Source::Usage })
+        self.set(index, Sequence { prompt, cached, completion, source: Source::Usage, ..Sequence::default() })
     }
 
     fn set(&mut self, index: usize, sequence: Sequence) -> bool {
@@ -134,7 +143,8 @@ impl Tally {
         if let Some(place) = self.sequences.get_mut(index).filter(|place| place.source <= sequence.source) {
             let prompt = sequence.prompt.min(MAX_TOKENS);
             let completion = sequence.completion.min(MAX_TOKENS);
-            *place = Sequence { prompt, cached: sequence.cached.min(prompt), completion, ..sequence };
+            let reasoning = place.reasoning.map(|thoughts| thoughts.min(completion));
+            *place = Sequence { prompt, cached: sequence.cached.min(prompt), completion, reasoning, ..sequence };
         }
         true
     }
@@ -149,7 +159,7 @@ impl Tally {
     /// The sequences whose final usage was not read, with what is known of theirs.
     pub(super) fn unfinished(&self) -> impl Iterator<Item = (usize, Usage)> {
         (0..self.expected.min(MAX_SEQUENCES)).filter_map(|index| {
-            let Sequence { prompt, cached, completion, source } =
+            let Sequence { prompt, cached, completion, source, .. } =
                 self.sequences.get(index).copied().unwrap_or_default();
             (source != Source::Usage).then_some((index, Usage { prompt, cached, completion }))
         })
@@ -170,6 +180,8 @@ impl Tally {
             count.cached += known().map(|sequence| sequence.cached).min().unwrap_or_default();
             count.completion += choices.iter().map(|sequence| sequence.completion).sum::<u64>();
         }
+        let thoughts = self.sequences.iter().filter_map(|sequence| sequence.reasoning);
+        count.reasoning = thoughts.reduce(|sum, one| sum + one);
         let best = self.sequences.iter().map(|sequence| sequence.source).max().unwrap_or_default();
         count.by = match best {
             Source::Usage if self.complete() => CountedBy::Usage,
@@ -198,7 +210,7 @@ mod tests {
     }
 
     fn count(prompt: u64, cached: u64, completion: u64, by: CountedBy) -> Count {
-        Count { prompt, cached, completion, by }
+        Count { prompt, cached, completion, by, ..Count::default() }
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn of_reply(ask: &Ask, reply: Bytes) -> (Bytes, Option<Count>) {
         }
         _ => (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.completion_tokens),
     };
-    let count = Count { prompt, cached, completion, by: CountedBy::Usage };
+    let count = Count { prompt, cached, completion, by: CountedBy::Usage, ..Count::default() };
     let generated: Option<Vec<u64>> =
         choices.iter().map(|choice| Some(choice.logprobs.as_ref()?.content.len() as u64)).collect();
     match generated {
@@ -103,7 +103,7 @@ mod tests {
         let chat = r#"{"usage":{"completion_tokens":3,"prompt_tokens":32,"total_tokens":35,"prompt_tokens_details":{"cached_tokens":31}}}"#;
         let messages = r#"{"usage":{"cache_read_input_tokens":31,"input_tokens":1,"output_tokens":3}}"#;
         let responses = r#"{"usage":{"input_tokens":32,"output_tokens":3,"total_tokens":35,"input_tokens_details":{"cached_tokens":31}}}"#;
-        let expected = Some(Count { prompt: 32, cached: 31, completion: 3, by: CountedBy::Usage });
+        let expected = Some(Count { prompt: 32, cached: 31, completion: 3, by: CountedBy::Usage, ..Count::default() });
         assert_eq!(count(Surface::Chat, MESSAGES, chat), (chat.to_owned(), expected));
         assert_eq!(count(Surface::Messages, MESSAGES, messages).1, expected);
         assert_eq!(count(Surface::Responses, r#"{"input":"x"}"#, responses).1, expected);

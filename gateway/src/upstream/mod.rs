@@ -146,6 +146,11 @@ impl Upstream {
         ready.chain(replicas.iter()).find_map(|replica| replica.facts.clone())
     }
 
+    /// The address of a replica.
+    pub fn address(&self, id: ReplicaId) -> Option<Arc<str>> {
+        self.fleet.get(id).map(|replica| Arc::clone(&replica.address))
+    }
+
     /// Tokens in the context of one slot, of the ready replica that has the largest; 0 if one of them does not tell.
     pub fn context(&self) -> u32 {
         let replicas = self.board.watch();

@@ -31,6 +31,7 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[upstream]\nurls = [\"ftp://x\"]", "ftp"),
         ("[log]\nlevel = \"gateway=loud\"", "log.level"),
         ("[server]\nlisten = \"127.0.0.1:9090\"", "admin_listen"),
+        ("[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"x\"]", "`x` is not a network"),
         ("[policies.gold]\nslot = 1", "policies.gold.slots"),
         ("[policies.gold]\nclass = \"interactiv\"", "did you mean `interactive`?"),
         ("[tenants.acme]\npolicy = \"gold\"", ":2: `tenants.acme.policy`: there is no policy `gold`"),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::refusal::Refusal;
-use crate::auth::{Caller, Scope};
+use crate::auth::{Caller, Revocation, Scope};
 use crate::config::{Issuer, is_name};
 use crate::surface::Surface;
 
@@ -79,6 +79,7 @@ pub(super) fn caller(claims: &Value, name: &str, issuer: &Issuer) -> Result<Call
         key_id: key_id(name, subject),
         policy: policy(claims, issuer)?.map(Into::into),
         scope: Arc::new(scope),
+        revocation: Revocation::default(),
     })
 }
 

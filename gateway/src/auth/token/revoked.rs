@@ -1,23 +1,17 @@
 //! `tokens.sqlite`: whose tokens were revoked, and which of them. The command line writes it, also while a server reads it.
 //!
 //! Tokens are not known one by one: a revocation refuses all of a subject that were issued up to a time.
-//!
-//! Every request must know whether the file has changed. With a rollback journal each commit raises the change counter in
-//! the file's header, which one positioned read tells, on a descriptor that is open already.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, params};
 
-use crate::database::{self, DatabaseError, read_time};
+use crate::database::{self, Changes, DatabaseError, Header, read_time};
 
 /// The file in the data directory.
 const FILE: &str = "tokens.sqlite";
@@ -41,8 +35,8 @@ pub enum RevocationError {
     #[error("cannot read or write the revoked tokens: {0}")]
     Sql(#[from] rusqlite::Error),
     /// Its header cannot be read.
-    #[error("cannot read the header of {FILE}: {0}")]
-    Header(#[from] io::Error),
+    #[error("cannot read {FILE}: {0}")]
+    File(#[from] std::io::Error),
 }
 
 /// Refuses the tokens of a subject, named by its key id, that were issued at the time `before` or earlier, and those that
@@ -67,12 +61,11 @@ type Times = HashMap<String, Timestamp>;
 /// What is revoked, in memory. It follows the file: what another process revokes counts from the very next request on.
 pub(super) struct Revocations {
     times: ArcSwap<Times>,
-    /// The change counter that goes with them.
-    seen: AtomicU32,
+    /// The header of the file that goes with them.
+    seen: AtomicU64,
+    // Closed before the other one, see there.
     connection: Mutex<Connection>,
-    /// Closed after the connection: a process that closes any descriptor of a file loses all POSIX locks that it has on
-    /// it, also those that SQLite relies on.
-    file: File,
+    changes: Changes,
 }
 
 impl Revocations {
@@ -81,10 +74,10 @@ impl Revocations {
         let connection = open(data_dir)?;
         // From now on it is asked on the way of a request: a lock that is held is no reason to wait.
         connection.busy_timeout(std::time::Duration::ZERO)?;
-        let file = File::open(data_dir.join(FILE))?;
-        let (times, seen) = read(&connection, &file)?;
-        let (times, seen) = (ArcSwap::from_pointee(times), AtomicU32::new(seen));
-        Ok(Self { times, seen, connection: Mutex::new(connection), file })
+        let changes = Changes::open(&data_dir.join(FILE))?;
+        let (times, seen) = read(&connection, &changes)?;
+        let (times, seen) = (ArcSwap::from_pointee(times), AtomicU64::new(seen.as_number()));
+        Ok(Self { times, seen, connection: Mutex::new(connection), changes })
     }
 
     /// Says whether the tokens of `key_id` that were issued at this time are revoked.
@@ -92,7 +85,8 @@ impl Revocations {
     /// # Errors
     /// When the file cannot be read.
     pub(super) fn has(&self, key_id: &str, issued: Option<Timestamp>) -> Result<bool, RevocationError> {
-        if change_counter(&self.file)? != self.seen.load(Ordering::Acquire) {
+        let header = self.changes.header()?;
+        if !header.has_rollback_journal() || header.as_number() != self.seen.load(Ordering::Acquire) {
             self.follow()?;
         }
         Ok(self.times.load().get(key_id).is_some_and(|before| issued.is_none_or(|issued| issued <= *before)))
@@ -100,36 +94,28 @@ impl Revocations {
 
     fn follow(&self) -> Result<(), RevocationError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        match read(&connection, &self.file) {
+        match read(&connection, &self.changes) {
             Ok((times, seen)) => {
                 self.times.store(Arc::new(times));
-                self.seen.store(seen, Ordering::Release);
+                self.seen.store(seen.as_number(), Ordering::Release);
                 Ok(())
             }
-            // A revocation is being written, and is none before that is done. The next request looks again.
+            // A revocation is being written; it counts when that is done. The header still differs by then.
             Err(RevocationError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Reads all, with the counter that goes with it.
-fn read(connection: &Connection, file: &File) -> Result<(Times, u32), RevocationError> {
+/// Reads all, with the header that goes with it.
+fn read(connection: &Connection, changes: &Changes) -> Result<(Times, Header), RevocationError> {
     let transaction = connection.unchecked_transaction()?;
     let mut statement = transaction.prepare_cached("SELECT key_id, before_ms FROM revoked")?;
     let rows = statement.query_map([], |row| Ok((row.get("key_id")?, read_time(row, "before_ms")?)))?;
     let rows: Vec<(String, Option<Timestamp>)> = rows.collect::<rusqlite::Result<_>>()?;
-    // Within the transaction, while nobody can write: outside it may be the counter of a commit that comes to nothing,
-    // and the next commit would have the same one.
-    let seen = change_counter(file)?;
+    // Nobody can commit while the transaction reads.
+    let seen = changes.header()?;
     Ok((rows.into_iter().filter_map(|(key_id, before)| Some((key_id, before?))).collect(), seen))
-}
-
-/// SQLite's count of the commits: 4 bytes at offset 24 (<https://www.sqlite.org/fileformat2.html>, 1.3.7).
-fn change_counter(file: &File) -> io::Result<u32> {
-    let mut bytes = [0; 4];
-    file.read_exact_at(&mut bytes, 24)?;
-    Ok(u32::from_be_bytes(bytes))
 }
 
 #[cfg(test)]
@@ -186,6 +172,6 @@ mod tests {
         std::fs::write(dir.path().join(FILE), vec![0xff; 8192]).unwrap();
         assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::Sql(_))));
         std::fs::write(dir.path().join(FILE), "").unwrap();
-        assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::Header(_))));
+        assert!(matches!(revocations.has("idp/ann", None), Err(RevocationError::File(_))));
     }
 }

@@ -393,7 +393,7 @@ fn the_cache_is_bounded_and_keeps_what_is_shown_again() {
             .unwrap(),
     );
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
-    let caller = Caller { tenant: "acme".into(), key_id: "idp/ann".into(), policy: None, scope: Arc::default() };
+    let caller = Caller::new("acme", "idp/ann");
     let times = claims::Times { issued: None, until: at(0) };
     let verified = Arc::new(Verified { caller, times, key: key.choose(&header).unwrap().clone() });
     let cache = Cache::default();

@@ -149,6 +149,7 @@ impl Case {
             cached: sum.cached + one.cached,
             completion: sum.completion + one.completion,
             by: CountedBy::Usage,
+            reasoning: None,
         });
         let choices = u64::from(self.ask.choices);
         Count { prompt: sum.prompt / choices, cached: sum.cached / choices, ..sum }
@@ -168,7 +169,7 @@ impl Case {
                 (number("/prompt_tokens"), number("/prompt_tokens_details/cached_tokens"), number("/completion_tokens"))
             }
         };
-        Count { prompt, cached, completion, by: CountedBy::Usage }
+        Count { prompt, cached, completion, by: CountedBy::Usage, ..Count::default() }
     }
 
     fn fold(&self) -> Vec<u8> {
@@ -312,7 +313,8 @@ fn a_message_whose_stream_lost_its_start_is_named_by_the_gateway() {
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
     let mut fold = Fold::new(&replied(Surface::Messages, 1, 1), MAX_BYTES).unnamed("msg_1", "smollm2");
     fold.push(stream.as_bytes()).unwrap();
-    let reply = fold.finish(&Count { prompt: 5, cached: 2, completion: 4, by: CountedBy::Usage }).unwrap();
+    let reply =
+        fold.finish(&Count { prompt: 5, cached: 2, completion: 4, by: CountedBy::Usage, ..Count::default() }).unwrap();
     let expected = "{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\
         \"content\":[{\"type\":\"text\",\"text\":\"\u{1F600}\"}],\"model\":\"smollm2\",\"stop_reason\":\"end_turn\",\
         \"stop_sequence\":null,\
