@@ -202,8 +202,9 @@ fn an_outage_of_the_issuer_is_survived_on_the_keys_that_are_known() {
             fetched(&gateway, "ok") > well
         });
     }
-    // Each outage is told once, and so is its end.
+    // Each outage is told once, with its cause, and so is its end.
     let log = gateway.log();
+    assert!(log.contains("status 302") && log.contains("it has no key") && log.contains("connection"), "{log}");
     assert_eq!(log.matches("keys of the issuer cannot be fetched").count(), 4, "{log}");
     assert_eq!(log.matches("keys of the issuer fetched").count(), 5, "{log}");
     let age =

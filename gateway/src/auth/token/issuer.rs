@@ -193,9 +193,9 @@ impl Issuer {
                 }
             }
             Err(error) if was_well => {
-                let error: &dyn std::error::Error = error;
-                let source = error.source().map(ToString::to_string);
-                tracing::warn!(issuer, %error, source, had_keys, "keys of the issuer cannot be fetched");
+                // What is wrong with a certificate, say, is the last of several causes.
+                let causes: Vec<_> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+                tracing::warn!(issuer, error = causes.join(": "), had_keys, "keys of the issuer cannot be fetched");
             }
             Err(_) => {}
         }
