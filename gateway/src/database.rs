@@ -53,6 +53,15 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
+    /// The file, or its directory, cannot be written. Readers need that as well, for SQLite's locks.
+    #[error("{} cannot be written\n\
+             hint: it and its directory must be writable for the user that runs this", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
     /// The file is no SQLite database, or a damaged one.
     #[error("{} is damaged or not a database\n\
              hint: move it aside together with its -wal and -shm, then start again: a new one is made. \
@@ -92,6 +101,9 @@ impl DatabaseError {
     pub(crate) fn open(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+                Self::Unwritable { path, source }
+            }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, source },
             _ => Self::Open { path, source },
         }

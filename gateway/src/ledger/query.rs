@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, Transaction};
+use rusqlite::{Connection, Row, ToSql, Transaction};
 
 use super::daily::{MILLISECONDS_OF_A_DAY, Sums};
 use super::usage::{Reader, UsageError};
@@ -345,32 +345,12 @@ fn refuse_deleted(connection: &Connection, span: Span) -> Result<(), UsageError>
         return Ok(());
     }
     let (first, last) = span.days();
-    let oldest = "SELECT arrived_ms / 86400000 FROM entries WHERE ending IS NOT NULL ORDER BY arrived_ms LIMIT 1";
-    let oldest: Option<i64> = connection.query_row(oldest, [], |row| row.get(0)).optional()?;
-    // The oldest ones are deleted first, and of a day perhaps only some of them.
-    let kept_since = match oldest {
-        Some(oldest) if first > oldest => return Ok(()),
-        Some(oldest) if is_whole(connection, oldest)? => oldest,
-        Some(oldest) => oldest + 1,
-        None => connection.query_row("SELECT coalesce(max(day) + 1, 0) FROM daily", [], |row| row.get(0))?,
-    };
-    let deleted = "SELECT EXISTS (SELECT 1 FROM daily WHERE day >= ?1 AND day <= ?2 AND day < ?3)";
-    if connection.query_row(deleted, [first, last, kept_since], |row| row.get(0))? {
-        return Err(UsageError::Deleted { until: at(kept_since * MILLISECONDS_OF_A_DAY) });
+    // Of older days some entries may be there: those that still wait to be exported.
+    let deleted = "SELECT max(day) + 1 FROM retired WHERE EXISTS (SELECT 1 FROM retired WHERE day BETWEEN ?1 AND ?2)";
+    match connection.query_row(deleted, [first, last], |row| row.get::<_, Option<i64>>(0))? {
+        Some(day) => Err(UsageError::Deleted { until: at(day * MILLISECONDS_OF_A_DAY) }),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-/// Whether all settled entries of a day are there.
-fn is_whole(connection: &Connection, day: i64) -> rusqlite::Result<bool> {
-    connection.query_row(
-        "SELECT (SELECT coalesce(sum(requests), 0) FROM daily WHERE day = ?1)
-            = (SELECT count(*) FROM entries WHERE arrived_ms >= ?1 * 86400000 AND arrived_ms < (?1 + 1) * 86400000)
-            - (SELECT count(*) FROM entries INDEXED BY entries_open
-               WHERE ending IS NULL AND arrived_ms >= ?1 * 86400000 AND arrived_ms < (?1 + 1) * 86400000)",
-        [day],
-        |row| row.get(0),
-    )
 }
 
 fn read_group(row: &Row<'_>) -> rusqlite::Result<Group> {

@@ -9,6 +9,7 @@ use rusqlite::params;
 use super::*;
 use crate::config::{Overrides, load};
 use crate::database;
+use crate::ledger::retention::{Position, delete_slice};
 use crate::ledger::schema::{FILE, MIGRATIONS, Statements};
 use crate::ledger::tests::{complete, dispatched, subject};
 use crate::ledger::{Count, Outcome};
@@ -166,8 +167,8 @@ fn correct(connection: &Connection, (number, request): (usize, &Request), revisi
 /// Deletes the oldest settled entries, as retention does.
 fn delete_before(dir: &tempfile::TempDir, time: i64) {
     let connection = database::open(&dir.path().join(FILE), MIGRATIONS).unwrap();
-    connection.execute("DELETE FROM entries WHERE ending IS NOT NULL AND arrived_ms < ?1", [time]).unwrap();
-    connection.execute("DELETE FROM corrections WHERE arrived_ms < ?1", [time]).unwrap();
+    // Fewer than a slice takes.
+    delete_slice(&connection, at(time), &Position::MIN).unwrap();
 }
 
 /// What a query should give.

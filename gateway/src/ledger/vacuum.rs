@@ -37,3 +37,25 @@ pub(super) fn give_back(connection: &Connection) -> rusqlite::Result<bool> {
     // A file that could not be rewritten never gives any back.
     Ok(after > 0 && after < before)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_pages_are_given_back_at_a_time_until_none_are_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = "CREATE TABLE t (a BLOB); INSERT INTO t VALUES (zeroblob(600000));";
+        let connection = crate::database::open(&dir.path().join("x.sqlite"), &[blobs]).unwrap();
+        let pages = |what: &str| connection.pragma_query_value(None, what, |row| row.get::<_, i64>(0)).unwrap();
+        connection.execute("DELETE FROM t", []).unwrap();
+        let (free, all) = (pages("freelist_count"), pages("page_count"));
+        assert!((2 * PAGES..3 * PAGES).contains(&free), "{free}");
+        assert!(give_back(&connection).unwrap());
+        assert_eq!((pages("freelist_count"), pages("page_count")), (free - PAGES, all - PAGES));
+        assert!(give_back(&connection).unwrap());
+        assert!(!give_back(&connection).unwrap());
+        assert_eq!(pages("freelist_count"), 0);
+        assert!(!give_back(&connection).unwrap());
+    }
+}
