@@ -37,4 +37,5 @@ pub mod config;
 pub mod database;
 pub mod error;
 pub mod metrics;
+pub mod outbound;
 mod table;
