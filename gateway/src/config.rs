@@ -41,6 +41,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Keys and usage.
     pub ledger: Ledger,
+    /// Where settled entries are told.
+    pub export: Export,
+    /// Comparison of the ledger with llama-server's own counters.
+    pub audit: Audit,
     /// Log lines.
     pub log: Log,
 }
@@ -267,6 +271,38 @@ pub struct Ledger {
     /// How often the running counts of live streams are written ahead.
     #[serde(with = "duration")]
     pub progress_interval: Duration,
+}
+
+/// Where settled entries are told: in a file, to a URL, or nowhere.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The file that gets a line for each entry; empty: none.
+    pub file: PathBuf,
+    /// The `http` or `https` URL that entries are posted to; empty: none.
+    pub url: String,
+    /// File with a bearer token for the URL; empty: none.
+    pub token_file: PathBuf,
+    /// PEM file with root certificates to trust besides the system's; empty: none.
+    pub ca_file: PathBuf,
+    /// The events' `source`: which gateway this is.
+    pub source: String,
+}
+
+impl Export {
+    /// Whether entries are told at all.
+    pub fn is_on(&self) -> bool {
+        !self.file.as_os_str().is_empty() || !self.url.is_empty()
+    }
+}
+
+/// Comparison of the ledger with llama-server's own counters.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// How often a replica that is never quiet is asked for its counters, and one with nothing to do.
+    #[serde(with = "duration")]
+    pub interval: Duration,
 }
 
 /// How log lines look.

@@ -25,6 +25,8 @@ pub mod limit;
 pub mod retries;
 pub mod upstream;
 
+pub mod export;
+
 pub mod auth;
 pub mod policy;
 pub mod surface;

@@ -145,6 +145,15 @@ metrics! {
     ledger_lag_seconds: Gauge = |opts| Gauge::with_opts(opts);
     /// Ledger transactions that failed.
     ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Settled entries and corrections that wait to be exported.
+    export_pending: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Age of the oldest of them, in seconds; 0: there is none.
+    export_oldest_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Events that were exported, those included that had to be exported again.
+    export_delivered_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Exports of a batch that failed, by kind: file, token, unreachable, refused (by a status that will not pass by
+    /// itself), busy (by one that will), ledger; and entries that were gone before they could be exported: lost.
+    export_failures_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["kind"]);
     /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
     ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
 }

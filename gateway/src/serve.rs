@@ -13,6 +13,7 @@ use crate::auth::{Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::export::Exporter;
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -38,6 +39,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    Exporter::check(&config.export)?;
     tls(config)?;
     Ok(())
 }
@@ -51,7 +53,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export: false };
+    let export = config.export.is_on();
+    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export };
     let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
@@ -65,6 +68,9 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new()?);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    if let Some(exporter) = Exporter::open(&config.export, &directory, &ledger, &metrics, &clock)? {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,

@@ -34,6 +34,14 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[policies.gold]\nslot = 1", "policies.gold.slots"),
         ("[policies.gold]\nclass = \"interactiv\"", "did you mean `interactive`?"),
         ("[tenants.acme]\npolicy = \"gold\"", ":2: `tenants.acme.policy`: there is no policy `gold`"),
+        ("[export]\nfile = \"/x\"\nurl = \"http://x/\"", ":3: `export.url`"),
+        ("[export]\nfile = \"usage.jsonl\"", "absolute"),
+        ("[export]\nurl = \"x\"", "http://"),
+        ("[export]\nurl = \"http://me:secret@x/\"", "export.token_file"),
+        ("[export]\ntoken_file = \"/x\"", "of no use"),
+        ("[export]\nurl = \"https://x/\"\nca_file = \"/nonexistent\"", "export.ca_file"),
+        ("[export]\nsource = \"two words\"", "export.source"),
+        ("[audit]\ninterval = \"1s\"", "at least 5s"),
         ("[queue]\nstrict_classes = [\"ops\"]", "there is no class `ops`"),
     ] {
         let (good, text) = check(toml);

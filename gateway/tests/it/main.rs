@@ -27,6 +27,7 @@ mod cut;
 mod dangerous;
 mod drain;
 mod endings;
+mod export;
 mod fair;
 mod fold;
 mod http;
