@@ -1,5 +1,7 @@
 //! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
 
+mod audit;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -103,7 +105,10 @@ enum KeysCommand {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct UsageArguments {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
     /// How far to look back, such as 1d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -118,6 +123,12 @@ struct UsageArguments {
     csv: bool,
     #[command(flatten)]
     data: DataDirectory,
+}
+
+#[derive(Subcommand)]
+enum UsageCommand {
+    /// Compare the ledger with llama-server's own counters; fails if they do not agree
+    Audit(audit::AuditArguments),
 }
 
 /// Does what the command line asks for.
@@ -201,6 +212,9 @@ fn keys(command: KeysCommand) -> anyhow::Result<()> {
 }
 
 fn show_usage(arguments: &UsageArguments) -> anyhow::Result<()> {
+    if let Some(UsageCommand::Audit(arguments)) = &arguments.command {
+        return audit::audit(arguments);
+    }
     let reader = usage::Reader::open(&data_directory(&arguments.data)?)?;
     let since = match &arguments.since {
         Some(span) => usage::since(span, Clock::system().now())?,

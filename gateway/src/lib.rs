@@ -25,6 +25,7 @@ pub mod limit;
 pub mod retries;
 pub mod upstream;
 
+pub mod audit;
 pub mod export;
 
 pub mod auth;

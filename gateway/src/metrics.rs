@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::{Atomic, GenericCounter};
 use prometheus::{
-    Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A large model on one T4 prefills for minutes: first tokens are told apart up to half an hour.
@@ -154,6 +154,15 @@ metrics! {
     /// Exports of a batch that failed, by kind: file, token, unreachable, refused (by a status that will not pass by
     /// itself), busy (by one that will), ledger; and entries that were gone before they could be exported: lost.
     export_failures_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["kind"]);
+    /// Tokens that the replica has counted in the last 24 hours less those that the ledger has, by kind: computed (prompt
+    /// tokens that were not cached), cached, generated.
+    accounting_drift_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "kind"]);
+    /// The same as a part of what the replica has counted.
+    accounting_drift_ratio: GaugeVec = |opts| GaugeVec::new(opts, &["upstream", "kind"]);
+    /// Tokens that the replica has counted in the last 24 hours and that were compared.
+    accounting_audited_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "kind"]);
+    /// Whether the drift of the replica is no larger than what is known to be inexact: 1 or 0.
+    accounting_agrees: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
     ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
 }

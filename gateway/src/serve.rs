@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::audit::{Auditor, Parts};
 use crate::auth::{Authenticator, Caller};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -71,6 +72,9 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     if let Some(exporter) = Exporter::open(&config.export, &directory, &ledger, &metrics, &clock)? {
         tasks.spawn(exporter.run(stop.clone()));
     }
+    let parts = Parts { upstream: &upstream, queue: &queue, ledger: &ledger, metrics: &metrics, clock: &clock };
+    let auditor = Auditor::open(&parts, &directory, config.audit.interval)?;
+    tasks.spawn(stop.clone().run_until_cancelled_owned(auditor.run()));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,

@@ -312,7 +312,7 @@ async fn more_than_a_batch_goes_in_order_without_a_pause() {
                 SELECT i FROM n;
              INSERT INTO entries SELECT 'r' || i, tenant, key_id, model, surface, ending, counted_by, prompt_tokens,
                 cached_tokens, completion_tokens, arrived_ms, dispatched_ms, first_token_ms, ended_ms, status, upstream,
-                queue_wait_ms, reasoning_tokens, prefill_slot_ms, decode_slot_ms FROM entries, n;
+                queue_wait_ms, reasoning_tokens, prefill_slot_ms, decode_slot_ms, 0 FROM entries, n;
              INSERT INTO outbox (request_id, revision) SELECT 'r' || i, 0 FROM n ORDER BY i;",
         )
     };

@@ -17,6 +17,7 @@
 mod harness;
 
 mod admin;
+mod audit;
 mod auth;
 mod cancel;
 mod chat;
