@@ -61,6 +61,20 @@ pub enum Reason {
     ContextLengthExceeded,
     /// No API key, or one that is unknown, expired or revoked.
     InvalidApiKey,
+    /// The API key is not for requests from this address.
+    IpNotAuthorized,
+    /// The API key is not for this API.
+    EndpointNotAllowed,
+    /// The API key is not for this model.
+    ModelNotAllowed,
+    /// The admin API has no key, so that nobody may use it.
+    AdminDisabled,
+    /// There is no API key with this id: an answer of the admin API.
+    KeyNotFound,
+    /// A token of another issuer that is not valid, or not here.
+    InvalidToken,
+    /// There are no keys to check a token with.
+    IssuerUnavailable,
     /// The model is not one of those that are served.
     ModelNotFound,
     /// The path is not one of those that are served.
@@ -118,6 +132,13 @@ impl Reason {
             Self::InvalidRequest => "invalid_request",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::IpNotAuthorized => "ip_not_authorized",
+            Self::EndpointNotAllowed => "endpoint_not_allowed",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::AdminDisabled => "admin_disabled",
+            Self::KeyNotFound => "key_not_found",
+            Self::InvalidToken => "invalid_token",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownUrl => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -149,8 +170,11 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
-            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Self::ModelNotFound | Self::UnknownUrl => StatusCode::NOT_FOUND,
+            Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
+            Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
+                StatusCode::FORBIDDEN
+            }
+            Self::ModelNotFound | Self::UnknownUrl | Self::KeyNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -164,6 +188,7 @@ impl Reason {
             | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
             Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::LedgerUnavailable
@@ -181,6 +206,12 @@ impl Reason {
             Self::InvalidRequest
             | Self::ContextLengthExceeded
             | Self::InvalidApiKey
+            | Self::IpNotAuthorized
+            | Self::EndpointNotAllowed
+            | Self::ModelNotAllowed
+            | Self::AdminDisabled
+            | Self::KeyNotFound
+            | Self::InvalidToken
             | Self::ModelNotFound
             | Self::UnknownUrl
             | Self::MethodNotAllowed
@@ -201,6 +232,7 @@ impl Reason {
             | Self::QueueTimeout
             | Self::FirstTokenTimeout
             | Self::StreamIdleTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::BackendError
@@ -210,11 +242,21 @@ impl Reason {
         }
     }
 
+    /// What is asked of a client whose credential is missing or refused (RFC 6750).
+    fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::InvalidApiKey => Some("Bearer"),
+            Self::InvalidToken => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
     fn openai_type(self) -> &'static str {
         match self.status() {
             _ if self == Self::QuotaExceeded => "insufficient_quota",
             _ if self == Self::TokenRate => "tokens",
             StatusCode::TOO_MANY_REQUESTS => "requests",
+            StatusCode::FORBIDDEN => "permission_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         }
@@ -225,6 +267,8 @@ impl Reason {
         match self {
             Self::InvalidRequest => None,
             Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            // The only code of OpenAI's for a credential that is not valid.
+            Self::InvalidToken => Some(Self::InvalidApiKey.label()),
             _ => Some(self.label()),
         }
     }
@@ -232,6 +276,7 @@ impl Reason {
     fn anthropic_type(self) -> &'static str {
         match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::CONFLICT => "conflict_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
@@ -340,8 +385,8 @@ impl Rejection {
         let mut response = (self.reason.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.reason == Reason::InvalidApiKey {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.reason.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.reason == Reason::Draining {
             // The next request is to find another gateway.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{self, Caller, Scope, address};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
 use crate::patience::Patience;
@@ -61,7 +61,7 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
         drop(head);
         match arrival {
             Some(arrival) => handle(&app, surface, arrival, body).await,
-            None => Rejection::new(Reason::Internal, "The gateway is at fault.").response(surface.dialect(), ""),
+            None => at_fault().response(surface.dialect(), ""),
         }
     })
 }
@@ -75,7 +75,8 @@ async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let mut response = if is_open(&request) {
         next.run(request).await
     } else {
-        match Asking::of(&app, request.headers()) {
+        let client = request.extensions().get::<Arc<Client>>().cloned();
+        match Asking::of(&app, client, request.headers()).await {
             Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
             Ok(asking) => {
                 let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
@@ -96,20 +97,23 @@ fn is_open(request: &Request) -> bool {
     request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str()))
 }
 
-/// Who has shown a key, when, and on which terms.
+/// Who has shown a key, on which connection, when, and on which terms.
 struct Asking {
     caller: Caller,
+    client: Arc<Client>,
     terms: Terms,
     at: Instant,
     timestamp: Timestamp,
 }
 
 impl Asking {
-    fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
+    async fn of(app: &App, client: Option<Arc<Client>>, headers: &HeaderMap) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let caller = app.authenticator.authenticate(headers, timestamp)?;
+        let client = client.ok_or_else(at_fault)?;
+        let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
+        address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
-        Ok(Self { caller, terms, at, timestamp })
+        Ok(Self { caller, client, terms, at, timestamp })
     }
 }
 
@@ -120,10 +124,8 @@ fn admit(app: &App, request: &mut Request, asking: Asking, request_id: Arc<str>)
     }
     refuse_encoding(request.headers())?;
     let patience = Patience::of(request.headers());
-    let Asking { caller, terms, at, timestamp } = asking;
-    if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
-        request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
-    }
+    let Asking { caller, client, terms, at, timestamp } = asking;
+    request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
     Ok(())
 }
 
@@ -148,16 +150,21 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn list_models(State(app): State<Arc<App>>) -> Response {
-    axum::Json(app.models()).into_response()
+async fn list_models(State(app): State<Arc<App>>, request: Request) -> Response {
+    match scope_of(&request) {
+        Ok(scope) => axum::Json(app.models(scope)).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
+    }
 }
 
 async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>, request: Request) -> Response {
     // A name that is not UTF-8 once its escapes are read is no model's name.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    match app.one_model(&id) {
-        Some(model) => axum::Json(model).into_response(),
-        None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
+    let found = scope_of(&request)
+        .and_then(|scope| app.one_model(&id).filter(|_| app.may_use(scope, &id)).ok_or_else(|| app.no_such_model(&id)));
+    match found {
+        Ok(model) => axum::Json(model).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
     }
 }
 
@@ -169,6 +176,15 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
 async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
     let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
+}
+
+/// What the caller of a request may use. Every request that has passed the gate has one.
+fn scope_of(request: &Request<Body>) -> Result<&Scope, Rejection> {
+    request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(at_fault)
+}
+
+fn at_fault() -> Rejection {
+    Rejection::new(Reason::Internal, "The gateway is at fault.")
 }
 
 fn id_of(request: &Request<Body>) -> &str {

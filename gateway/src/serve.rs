@@ -10,11 +10,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::audit::{Auditor, Parts};
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
 use crate::export::Exporter;
+use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -41,8 +42,21 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
     Exporter::check(&config.export)?;
+    auth::declared(config)?;
+    Tokens::check(&config.issuers)?;
     tls(config)?;
     Ok(())
+}
+
+/// How the configuration wants the ledger to be kept.
+pub fn ledger_settings(config: &Config) -> Settings {
+    let ledger = &config.ledger;
+    Settings {
+        progress_interval: ledger.progress_interval,
+        max_live: MAX_LIVE,
+        on_failure: ledger.on_failure,
+        export: config.export.is_on(),
+    }
 }
 
 /// Runs the gateway until it has drained after SIGTERM or SIGINT.
@@ -54,9 +68,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let export = config.export.is_on();
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export };
-    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), ledger_settings(&config))?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
     }
@@ -64,20 +76,18 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
-    let authenticator = Authenticator::open(&directory)?;
-    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
+    let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
+    tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
+    let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
+    let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
+    tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
-    if let Some(exporter) = Exporter::open(&config.export, &directory, &ledger, &metrics, &clock)? {
-        tasks.spawn(exporter.run(stop.clone()));
-    }
-    let parts = Parts { upstream: &upstream, queue: &queue, ledger: &ledger, metrics: &metrics, clock: &clock };
-    let auditor = Auditor::open(&parts, &directory, config.audit.interval)?;
-    tasks.spawn(stop.clone().run_until_cancelled_owned(auditor.run()));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
+        tokens,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
@@ -93,6 +103,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         upstream,
         ledger,
     });
+    tend_ledger(&app, &tasks, &stop)?;
     let signals = Signals::listen().context("signals cannot be listened to")?;
     announce(&directory, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
@@ -104,6 +115,22 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     drop(app);
     writer.close().await?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Begins what works on the ledger beside the requests: it is kept small, told to others, and compared.
+fn tend_ledger(app: &App, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<()> {
+    let App { config, clock, ledger, metrics, queue, upstream, .. } = app;
+    let (directory, keep) = (&config.server.data_dir, config.ledger.keep_entries);
+    let retention =
+        Retention::new(ledger.clone(), clock.clone(), Keep { entries: keep, days: config.ledger.keep_days });
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention.run()));
+    if let Some(exporter) = Exporter::open(&config.export, directory, ledger, metrics, clock)? {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
+    let parts = Parts { upstream, queue, ledger, metrics, clock };
+    let auditor = Auditor::open(&parts, directory, config.audit.interval, keep)?;
+    tasks.spawn(stop.clone().run_until_cancelled_owned(auditor.run()));
     Ok(())
 }
 
@@ -136,17 +163,21 @@ fn limits_of(
     directory: &Path,
     clock: &Clock,
     policies: &Policies,
-    authenticator: &Authenticator,
+    (authenticator, tokens): (&Authenticator, &Tokens),
 ) -> anyhow::Result<limit::Limits> {
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
-        // A key that is gone leaves what its tenant used.
-        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None, scope: Arc::default() };
+        // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
+        let policy = tokens.fixed_policy(key_id).map(Arc::from);
+        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))
     };
-    limits.restore(&Reader::open(directory)?, who)?;
+    limits.restore(&Reader::open(directory)?, who).context(
+        "what was used before cannot be read\n\
+         hint: `llama-gateway usage check` says whether the ledger is damaged, docs/accounting.md how to go on",
+    )?;
     Ok(limits)
 }
 

@@ -38,8 +38,8 @@ use watch::{Look, Watch};
 const TICK: Duration = Duration::from_secs(1);
 /// How far back the metrics look.
 const WINDOW: SignedDuration = SignedDuration::from_hours(24);
-/// How long counters are kept.
-const KEEP: SignedDuration = SignedDuration::from_hours(35 * 24);
+/// How long counters are kept, if the entries are kept as long.
+const KEEP: Duration = Duration::from_secs(35 * 86_400);
 
 /// Reads counters and compares them.
 pub struct Auditor {
@@ -50,6 +50,7 @@ pub struct Auditor {
     metrics: Arc<Metrics>,
     clock: Clock,
     interval: Duration,
+    keep: Duration,
     watches: HashMap<ReplicaId, Watch>,
     compared: Option<Instant>,
     /// Replicas that disagreed when they were compared last.
@@ -73,11 +74,17 @@ pub struct Parts<'a> {
 }
 
 impl Auditor {
-    /// One for the ledger in `data_dir`, which reads the counters of a replica without a pause at least every `interval`.
+    /// One for the ledger in `data_dir`, which keeps entries for so long (zero: for ever). It reads the counters of a
+    /// replica without a pause at least every `interval`.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn open(parts: &Parts<'_>, data_dir: &Path, interval: Duration) -> Result<Self, DatabaseError> {
+    pub fn open(
+        parts: &Parts<'_>,
+        data_dir: &Path,
+        interval: Duration,
+        keep_entries: Duration,
+    ) -> Result<Self, DatabaseError> {
         Ok(Self {
             upstream: Arc::clone(parts.upstream),
             queue: parts.queue.clone(),
@@ -86,6 +93,7 @@ impl Auditor {
             metrics: Arc::clone(parts.metrics),
             clock: parts.clock.clone(),
             interval,
+            keep: if keep_entries.is_zero() { KEEP } else { KEEP.min(keep_entries) },
             watches: HashMap::new(),
             compared: None,
             disagreed: BTreeSet::new(),
@@ -159,7 +167,7 @@ impl Auditor {
     /// Compares the last day, and shows and tells what has come of it.
     async fn compare(&mut self) {
         let now = self.clock.now();
-        let (since, oldest) = (now.checked_sub(WINDOW), now.checked_sub(KEEP));
+        let (since, oldest) = (now.checked_sub(WINDOW), now.checked_sub(self.keep));
         let (Ok(since), Ok(oldest)) = (since, oldest) else { return };
         drop(self.ledger.work(move |connection| sample::forget(connection, oldest)).await);
         let reader = Arc::clone(&self.reader);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::OnFailure;
 use crate::ledger::{Settings, usage};
 
 /// A ledger into which the tests write directly. Times are in seconds.
@@ -40,7 +41,12 @@ fn complete(ended: i64, computed: i64, cached: i64, generated: i64) -> Entry {
 impl Book {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { progress_interval: Duration::from_secs(3600), max_live: 1, export: false };
+        let settings = Settings {
+            progress_interval: Duration::from_secs(3600),
+            max_live: 1,
+            on_failure: OnFailure::Refuse,
+            export: false,
+        };
         drop(Ledger::open(dir.path(), Clock::from_fn(|| at(0)), settings).unwrap());
         let connection = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
         Self { connection, requests: 0, _dir: dir }

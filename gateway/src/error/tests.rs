@@ -1,9 +1,16 @@
 use super::*;
 
-const ALL: [Reason; 27] = [
+const ALL: [Reason; 34] = [
     Reason::InvalidRequest,
     Reason::ContextLengthExceeded,
     Reason::InvalidApiKey,
+    Reason::IpNotAuthorized,
+    Reason::EndpointNotAllowed,
+    Reason::ModelNotAllowed,
+    Reason::AdminDisabled,
+    Reason::KeyNotFound,
+    Reason::InvalidToken,
+    Reason::IssuerUnavailable,
     Reason::ModelNotFound,
     Reason::UnknownUrl,
     Reason::MethodNotAllowed,
@@ -51,6 +58,13 @@ fn each_limit_has_the_status_type_and_code_that_openai_gives_it() {
         (Reason::QueueTimeout, 503, "server_error", "queue_timeout"),
         (Reason::ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
         (Reason::InvalidApiKey, 401, "invalid_request_error", "invalid_api_key"),
+        (Reason::IpNotAuthorized, 403, "permission_error", "ip_not_authorized"),
+        (Reason::EndpointNotAllowed, 403, "permission_error", "endpoint_not_allowed"),
+        (Reason::ModelNotAllowed, 403, "permission_error", "model_not_allowed"),
+        (Reason::AdminDisabled, 403, "permission_error", "admin_disabled"),
+        (Reason::KeyNotFound, 404, "invalid_request_error", "key_not_found"),
+        (Reason::InvalidToken, 401, "invalid_request_error", "invalid_api_key"),
+        (Reason::IssuerUnavailable, 503, "server_error", "issuer_unavailable"),
         (Reason::ModelNotFound, 404, "invalid_request_error", "model_not_found"),
         (Reason::Draining, 503, "server_error", "draining"),
     ] {
@@ -65,6 +79,8 @@ fn anthropic_clients_get_types_that_they_know() {
     for (reason, kind) in [
         (Reason::InvalidRequest, "invalid_request_error"),
         (Reason::InvalidApiKey, "authentication_error"),
+        (Reason::ModelNotAllowed, "permission_error"),
+        (Reason::InvalidToken, "authentication_error"),
         (Reason::ModelNotFound, "not_found_error"),
         (Reason::RequestTooLarge, "request_too_large"),
         (Reason::QuotaExceeded, "rate_limit_error"),

@@ -142,7 +142,12 @@ impl Bench {
 
     fn new(config: impl FnOnce(&Path) -> config::Export) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { progress_interval: Duration::from_secs(3600), max_live: 1000, export: true };
+        let settings = Settings {
+            progress_interval: Duration::from_secs(3600),
+            max_live: 1000,
+            on_failure: config::OnFailure::Refuse,
+            export: true,
+        };
         let (ledger, handle) = Ledger::open(dir.path(), Clock::from_fn(|| at(60)), settings).unwrap();
         let config = config(dir.path());
         Self { ledger, handle, metrics: Arc::new(Metrics::new().unwrap()), config, dir }

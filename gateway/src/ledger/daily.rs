@@ -13,7 +13,7 @@ use super::entry::{Outcome, Subject};
 use super::schema::{integer, milliseconds};
 use crate::surface::Surface;
 
-const MILLISECONDS_OF_A_DAY: i64 = 86_400_000;
+pub(super) const MILLISECONDS_OF_A_DAY: i64 = 86_400_000;
 
 /// The day (UTC), in days since 1970.
 pub(super) fn day_of(arrived: Timestamp) -> i64 {
@@ -46,6 +46,12 @@ const ADD_OPEN: &str = add!(
         sum(completion_tokens), sum(coalesce(reasoning_tokens, 0)), sum(queue_wait_ms), sum(prefill_slot_ms),
         sum(decode_slot_ms)
     FROM entries WHERE ending IS NULL GROUP BY 1, 2, 3, 4, 5"
+);
+
+const ADD_CORRECTION: &str = add!(
+    "SELECT arrived_ms / 86400000, tenant, key_id, model, surface, 0, prompt_tokens, cached_tokens, completion_tokens,
+        reasoning_tokens, 0, prefill_slot_ms, decode_slot_ms
+    FROM corrections WHERE request_id = ?1 AND revision = ?2"
 );
 
 /// Whose sums, of what.
@@ -127,4 +133,9 @@ impl Days {
 /// Adds all open entries to their days. To be called in the transaction that settles them.
 pub(super) fn add_open(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(ADD_OPEN, []).map(drop)
+}
+
+/// Adds a correction to its day. To be called in the transaction that inserts it.
+pub(super) fn add_correction(connection: &Connection, request_id: &str, revision: i64) -> rusqlite::Result<()> {
+    connection.execute(ADD_CORRECTION, params![request_id, revision]).map(drop)
 }

@@ -54,10 +54,14 @@ pub(super) fn complete(completion: u64) -> Outcome {
 }
 
 /// Progress is written ahead with every commit.
-pub(super) const EAGER: Settings = Settings { progress_interval: Duration::ZERO, max_live: 64, export: false };
+pub(super) const EAGER: Settings = Settings { progress_interval: Duration::ZERO, ..LAZY };
 /// Progress is never written ahead.
-pub(super) const LAZY: Settings =
-    Settings { progress_interval: Duration::from_secs(3600), max_live: 64, export: false };
+pub(super) const LAZY: Settings = Settings {
+    progress_interval: Duration::from_secs(3600),
+    max_live: 64,
+    on_failure: OnFailure::Refuse,
+    export: false,
+};
 
 pub(super) fn open_ledger(dir: &Path, settings: Settings) -> (Ledger, LedgerHandle) {
     Ledger::open(dir, Clock::from_fn(|| at(1000)), settings).unwrap()

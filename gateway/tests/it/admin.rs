@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::harness::client::{get, post};
+use crate::harness::client::{get, get_as, post};
 use crate::harness::engine::shared;
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{ADMIN_KEY, Gateway};
 use crate::harness::stub::{Step, Stub};
 use crate::harness::{chat, chat_stream, eventually_true, with};
 
@@ -17,6 +17,42 @@ fn the_admin_port_tells_health_and_the_public_port_does_not() {
     assert_eq!(get(gateway.admin, "/v1/models").unwrap().status, 404);
     for path in ["/metrics", "/livez", "/readyz"] {
         assert_ne!(gateway.get(path).status, 200, "{path} on the public port");
+    }
+}
+
+#[test]
+fn the_admin_api_needs_its_own_key() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::start(&stub.url());
+    assert_eq!(gateway.ask_admin("GET", "/v1/keys", &json!(null)).status, 200);
+    for key in [None, Some(gateway.key.as_str()), Some("the-admin-key-of-the-test")] {
+        let reply = get_as(gateway.admin, "/v1/keys", key).unwrap();
+        assert_eq!((reply.status, reply.code().as_str()), (401, "invalid_api_key"), "{key:?}");
+        assert_eq!(reply.head.header("www-authenticate"), Some("Bearer"));
+        assert!(gateway.log().contains(&reply.head.request_id()), "{}", gateway.log());
+    }
+    assert_eq!(gateway.ask_admin("GET", "/v1/nothing", &json!(null)).code(), "unknown_url");
+    assert_eq!(gateway.ask_admin("PUT", "/v1/keys", &json!(null)).code(), "method_not_allowed");
+    // It is not served to clients, whatever they show.
+    assert_eq!(get_as(gateway.address, "/v1/keys", Some(ADMIN_KEY)).unwrap().status, 401);
+    assert_eq!(gateway.get("/v1/keys").status, 404);
+    assert!(!gateway.log().contains("the-admin-key"), "a key in the log");
+}
+
+#[test]
+fn a_rotated_admin_key_counts_at_once_and_without_one_the_admin_api_is_off() {
+    let stub = Stub::start(1);
+    let gateway = Gateway::start(&stub.url());
+    let file = gateway.data().join("admin.key");
+    std::fs::write(&file, "another-key-of-the-tests").unwrap();
+    assert_eq!(gateway.ask_admin("GET", "/v1/keys", &json!(null)).status, 401);
+    assert_eq!(get_as(gateway.admin, "/v1/keys", Some("another-key-of-the-tests")).unwrap().status, 200);
+    std::fs::remove_file(&file).unwrap();
+    let reply = get_as(gateway.admin, "/v1/keys", Some("another-key-of-the-tests")).unwrap();
+    assert_eq!((reply.status, reply.code().as_str()), (403, "admin_disabled"));
+    assert!(reply.text().contains("`admin.key_file`") && !reply.text().contains("admin.key\""), "{}", reply.text());
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(get(gateway.admin, path).unwrap().status, 200, "{path} stays open");
     }
 }
 

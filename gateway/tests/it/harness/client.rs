@@ -273,9 +273,14 @@ impl Reply {
 
 /// The bytes of a POST with a JSON body.
 pub(crate) fn request(path: &str, key: Option<&str>, body: &[u8]) -> Vec<u8> {
+    request_of("POST", path, key, body)
+}
+
+/// The bytes of a request with a JSON body.
+pub(crate) fn request_of(method: &str, path: &str, key: Option<&str>, body: &[u8]) -> Vec<u8> {
     let authorization = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
     let mut bytes = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

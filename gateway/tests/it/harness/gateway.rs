@@ -14,6 +14,9 @@ use super::engine::parse_metrics;
 use super::process::{memory_kib, mortal, mortal_with_hosts, signal, spawn};
 use super::{eventually, eventually_true};
 
+/// The key of every gateway's admin API.
+pub(crate) const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
+
 /// A running gateway; killed on drop, its log printed if the test failed.
 pub(crate) struct Gateway {
     child: Mutex<Child>,
@@ -48,6 +51,7 @@ impl Gateway {
     pub(crate) fn launch_with_hosts(upstreams: &[&str], toml: &str, hosts: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("config.toml"), toml).unwrap();
+        std::fs::write(data.path().join("admin.key"), format!("{ADMIN_KEY}\n")).unwrap();
         let key = create_key(&data, "acme");
         let upstreams = upstreams.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
         let (child, address, admin) = serve(&data, &upstreams, hosts.as_deref());
@@ -184,6 +188,13 @@ impl Gateway {
         client::post(self.address, path, Some(&self.key), body)
     }
 
+    /// Asks the admin API, with its key.
+    pub(crate) fn ask_admin(&self, method: &str, path: &str, body: &Value) -> Reply {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let bytes = client::request_of(method, path, Some(ADMIN_KEY), body.as_bytes());
+        client::exchange(self.admin, &bytes).unwrap().reply().unwrap()
+    }
+
     pub(crate) fn get(&self, path: &str) -> Reply {
         client::get_as(self.address, path, Some(&self.key)).unwrap()
     }
@@ -199,6 +210,11 @@ impl Gateway {
     /// The bytes of a POST with the key.
     pub(crate) fn request(&self, path: &str, body: &Value) -> Vec<u8> {
         client::request(path, Some(&self.key), body.to_string().as_bytes())
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -250,6 +266,7 @@ fn serve(data: &TempDir, upstreams: &[String], hosts: Option<&Path>) -> (Child, 
     command.arg("serve").arg("--config").arg(data.path().join("config.toml"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command.arg("--data-dir").arg(data.path());
+    command.env("LLAMA_GATEWAY_ADMIN_KEY_FILE", data.path().join("admin.key"));
     for url in upstreams {
         command.args(["--upstream", url]);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod process;
