@@ -26,6 +26,9 @@ pub mod limit;
 pub mod retries;
 pub mod upstream;
 
+pub mod audit;
+pub mod export;
+
 pub mod auth;
 pub mod policy;
 pub mod surface;

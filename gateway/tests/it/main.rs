@@ -19,6 +19,7 @@ mod harness;
 
 mod accounts;
 mod admin;
+mod audit;
 mod auth;
 mod cancel;
 mod chat;
@@ -29,6 +30,7 @@ mod cut;
 mod dangerous;
 mod drain;
 mod endings;
+mod export;
 mod fair;
 mod fold;
 mod http;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 
 use serde_json::Value;
@@ -101,6 +101,11 @@ impl Gateway {
     /// Runs the gateway's own command line on this data directory and gives what it prints.
     pub(crate) fn command(&self, args: &[&str]) -> String {
         command(&self.data, args)
+    }
+
+    /// The same for what may fail.
+    pub(crate) fn try_command(&self, args: &[&str]) -> Output {
+        try_command(&self.data, args)
     }
 
     /// The ledger, one object a request.
@@ -265,13 +270,13 @@ pub(crate) fn create_key(data: &TempDir, tenant: &str) -> String {
     key.to_owned()
 }
 
+fn try_command(data: &TempDir, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llama-gateway"));
+    command.args(args).arg("--data-dir").arg(data.path()).output().unwrap()
+}
+
 fn command(data: &TempDir, args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_llama-gateway"))
-        .args(args)
-        .arg("--data-dir")
-        .arg(data.path())
-        .output()
-        .unwrap();
+    let output = try_command(data, args);
     assert!(output.status.success(), "llama-gateway {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
