@@ -275,7 +275,11 @@ fn declared_key(
     let at = |text: &Spanned<String>| text.span().start;
     let id = stanza.id.get_ref();
     if !key::is_id(id) {
-        return Err((at(&stanza.id), format!("`{}` is not the id of a key", id.escape_debug())));
+        // It is not repeated: it may be a whole key, by mistake.
+        return Err((
+            at(&stanza.id),
+            "an id is 8 characters of a-z and 2-7\nhint: `llama-gateway keys declare`".to_owned(),
+        ));
     }
     if !ids.insert(id.clone()) {
         return Err((at(&stanza.id), format!("the key `{id}` is declared twice")));

@@ -134,7 +134,7 @@ fn what_is_wrong_is_named_with_its_line() {
         (format!("{key}expires = \"soon\""), Some(5), "`soon` is not a time"),
         (format!("{key}{key}"), Some(6), "`aaaaaaaa` is declared twice"),
         (key.replace("acme", "a c"), Some(3), "`a c` is not a tenant name"),
-        (key.replace("aaaaaaaa", "aaaaaaa1"), Some(2), "`aaaaaaa1` is not the id"),
+        (key.replace("aaaaaaaa", "aaaaaaa1"), Some(2), "an id is 8 characters"),
         (key.replace("sha256:0a", "sha256:+a"), Some(4), "64 hexadecimal digits"),
         (key.replace("sha256:", "md5:"), Some(4), "64 hexadecimal digits"),
     ] {
