@@ -161,8 +161,13 @@ async fn requests(ledger: Ledger, tenant: usize, until: Instant) -> Times {
             arrived: now,
         };
         let mut charge = ledger.admit(subject)?;
-        let dispatched =
-            Dispatched { at: now, queue_wait: Duration::from_millis(3), upstream: "10.0.0.7:8001".into(), slots: 1 };
+        let dispatched = Dispatched {
+            at: now,
+            queue_wait: Duration::from_millis(3),
+            upstream: "10.0.0.7:8001".into(),
+            slots: 1,
+            prompt: 40,
+        };
         let began = Instant::now();
         charge.open(dispatched.clone()).await?;
         opens.push(began.elapsed());

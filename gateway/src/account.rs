@@ -79,8 +79,12 @@ pub struct Account {
     client: Arc<Client>,
     books: Books,
     arrived: Instant,
-    /// When it began to wait for its slots, and how many they are.
-    queued: Option<(Instant, u32)>,
+    /// When it began to wait for its slots.
+    queued: Option<Instant>,
+    /// How many they are.
+    slots: u32,
+    /// Tokens of the prompt, as counted before it was let in.
+    prompt: u64,
     dispatched: Option<Dispatched>,
     asked: Option<Instant>,
     first_token: Option<Moment>,
@@ -104,6 +108,8 @@ impl Account {
             books,
             arrived,
             queued: None,
+            slots: 1,
+            prompt: 0,
             dispatched: None,
             asked: None,
             first_token: None,
@@ -119,9 +125,9 @@ impl Account {
         &self.subject.request_id
     }
 
-    /// The request waits for so many slots from now on.
-    pub fn queued(&mut self, slots: u32) {
-        self.queued = Some((Instant::now(), slots));
+    /// The request waits for so many slots from now on, with a prompt of so many tokens.
+    pub fn queued(&mut self, slots: u32, prompt: u64) {
+        (self.queued, self.slots, self.prompt) = (Some(Instant::now()), slots.max(1), prompt);
     }
 
     /// The request has its slots, at the replica `upstream`. When this returns, its row is durable: only then may
@@ -130,8 +136,9 @@ impl Account {
     /// # Errors
     /// The ledger cannot record it; the request must not be started.
     pub async fn dispatch(&mut self, upstream: Arc<str>) -> Result<(), Rejection> {
-        let slots = self.queued.map_or(1, |(_, slots)| slots.max(1));
-        let dispatched = Dispatched { at: self.moment().timestamp, queue_wait: self.queue_wait(), upstream, slots };
+        let (slots, prompt) = (self.slots, self.prompt);
+        let (at, queue_wait) = (self.moment().timestamp, self.queue_wait());
+        let dispatched = Dispatched { at, queue_wait, upstream, slots, prompt };
         let is_first = self.dispatched.replace(dispatched.clone()).is_none();
         if let Some(charge) = self.charge.as_mut().filter(|_| is_first) {
             charge.open(dispatched).await?;
@@ -142,7 +149,7 @@ impl Account {
 
     /// How long it has waited for a slot.
     fn queue_wait(&self) -> Duration {
-        self.queued.map(|(since, _)| since.elapsed()).unwrap_or_default()
+        self.queued.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     /// llama-server is asked now. Where it could not be reached and is asked again, the last time counts.

@@ -1,5 +1,6 @@
 //! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `check-config` done.
 
+mod audit;
 mod correct;
 mod keys;
 mod usage;
@@ -87,6 +88,8 @@ enum TokensCommand {
 
 #[derive(Subcommand)]
 enum UsageCommand {
+    /// Compare the ledger with llama-server's own counters; fails if they do not agree
+    Audit(audit::AuditArguments),
     /// Correct a request's numbers: the differences are added, what was recorded stays
     Correct(correct::CorrectArguments),
     /// Check that the ledger is sound and agrees with itself
@@ -117,6 +120,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tokens(TokensCommand::Revoke { subject, data }) => revoke_tokens(&subject, &data),
         Command::Usage(UsageArguments { command: None, show }) => usage::show(show),
         Command::Usage(UsageArguments { command: Some(command), .. }) => match command {
+            UsageCommand::Audit(what) => audit::audit(&what),
             UsageCommand::Correct(what) => correct::correct(what),
             UsageCommand::Check { data } => correct::check(&data),
         },

@@ -58,6 +58,10 @@ pub struct Config {
     pub billing: Billing,
     /// What tokens and slot time cost, by the table's name.
     pub prices: BTreeMap<String, PriceTable>,
+    /// Where settled entries are told.
+    pub export: Export,
+    /// Comparison of the ledger with llama-server's own counters.
+    pub audit: Audit,
     /// Log lines.
     pub log: Log,
 }
@@ -374,6 +378,38 @@ impl PriceTable {
     fn any_model() -> String {
         ANY_MODEL.to_owned()
     }
+}
+
+/// Where settled entries are told: in a file, to a URL, or nowhere.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The file that gets a line for each entry; empty: none.
+    pub file: PathBuf,
+    /// The `http` or `https` URL that entries are posted to; empty: none.
+    pub url: String,
+    /// File with a bearer token for the URL; empty: none.
+    pub token_file: PathBuf,
+    /// PEM file with root certificates to trust besides the system's; empty: none.
+    pub ca_file: PathBuf,
+    /// The events' `source`: which gateway this is.
+    pub source: String,
+}
+
+impl Export {
+    /// Whether entries are told at all.
+    pub fn is_on(&self) -> bool {
+        !self.file.as_os_str().is_empty() || !self.url.is_empty()
+    }
+}
+
+/// Comparison of the ledger with llama-server's own counters.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// How often a replica that is never quiet is asked for its counters, and one with nothing to do.
+    #[serde(with = "duration")]
+    pub interval: Duration,
 }
 
 /// How log lines look.

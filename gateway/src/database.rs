@@ -147,6 +147,11 @@ fn open_with(path: &Path, journal: &str, migrations: &[&str]) -> Result<Connecti
     if found > known {
         return Err(DatabaseError::Newer { path: path.to_owned(), found, known });
     }
+    if found == 0 {
+        // Before anything is written to a new file: pages that become free can then be given back in small steps. To say
+        // so of an old one would write to it.
+        connection.pragma_update(None, "auto_vacuum", "incremental").map_err(failed)?;
+    }
     if !configure(&connection, journal).map_err(failed)? {
         return Err(DatabaseError::Journal { path: path.to_owned() });
     }
@@ -192,8 +197,6 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
 
 /// Gives whether the journal is of the kind that is wanted now.
 fn configure(connection: &Connection, journal: &str) -> rusqlite::Result<bool> {
-    // Of a new file; before anything is written to it. Pages that become free can then be given back in small steps.
-    connection.pragma_update(None, "auto_vacuum", "incremental")?;
     let is: String = connection.pragma_update_and_check(None, "journal_mode", journal, |row| row.get(0))?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.

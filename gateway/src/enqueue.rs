@@ -41,7 +41,7 @@ pub(crate) fn enqueue(app: &App, begun: Begun, arrival: &Arrival) -> Result<Queu
     let Begun { ask, counted, work, mut account } = begun;
     let ticket = ticket(app, &ask, work, arrival);
     let (deadline, total) = (ticket.deadline, arrival.at + app.config.timeouts.total);
-    account.queued(ticket.slots);
+    account.queued(ticket.slots, work.prompt);
     let waiting = app.queue.enter(ticket).map_err(|refusal| {
         let rejection = rejection(&refusal, &ask);
         drop(account.fail(&rejection));

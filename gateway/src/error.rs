@@ -348,6 +348,11 @@ impl Rejection {
         Self::new(Reason::BackendError, "The model server failed to answer the request.").retry_after(GONE_RETRY_AFTER)
     }
 
+    /// The gateway itself is at fault.
+    pub fn internal() -> Self {
+        Self::new(Reason::Internal, "The gateway is at fault.")
+    }
+
     /// Adds what only the operator may read.
     pub fn operator(mut self, text: impl Into<String>) -> Self {
         self.operator = Some(text.into());

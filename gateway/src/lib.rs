@@ -26,6 +26,9 @@ pub mod limit;
 pub mod retries;
 pub mod upstream;
 
+pub mod audit;
+pub mod export;
+
 pub mod auth;
 pub mod policy;
 pub mod surface;
@@ -39,6 +42,7 @@ pub mod database;
 pub mod error;
 pub mod metrics;
 pub mod outbound;
+pub mod panics;
 pub mod parameters;
 pub mod prices;
 mod table;

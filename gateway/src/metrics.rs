@@ -147,6 +147,8 @@ metrics! {
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
     declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Faults of the gateway (panics) that each ended a request or a task; the log says where they are.
+    panics_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.
@@ -155,6 +157,24 @@ metrics! {
     ledger_commits_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Ledger transactions that failed.
     ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Settled entries and corrections that wait to be exported.
+    export_pending: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Age of the oldest of them, in seconds; 0: there is none.
+    export_oldest_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Events that were exported, those included that had to be exported again.
+    export_delivered_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Exports of a batch that failed, by kind: file, token, unreachable, refused (by a status that will not pass by
+    /// itself), busy (by one that will), ledger; and entries that were gone before they could be exported: lost.
+    export_failures_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["kind"]);
+    /// Tokens that the replica has counted in the last 24 hours less those that the ledger has, by kind: computed (prompt
+    /// tokens that were not cached), cached, generated.
+    accounting_drift_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "kind"]);
+    /// The same as a part of what the replica has counted.
+    accounting_drift_ratio: GaugeVec = |opts| GaugeVec::new(opts, &["upstream", "kind"]);
+    /// Tokens that the replica has counted in the last 24 hours and that were compared.
+    accounting_audited_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "kind"]);
+    /// Whether the drift of the replica is no larger than what is known to be inexact: 1 or 0.
+    accounting_agrees: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Requests that were let begin although the ledger could not record it (ledger.on_failure = "serve").
     ledger_unrecorded_requests_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Entries that are over and kept in memory because the ledger cannot be written.

@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 /// Time to open a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a whole exchange, the body included. A single request may set another one.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(15);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the outside cannot be called, or its answer not be read.
 #[derive(Debug, thiserror::Error)]

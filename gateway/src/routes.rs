@@ -11,7 +11,7 @@ use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::auth::{self, Caller, Scope, address};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
+use crate::panics;
 use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::server::Client;
@@ -63,35 +64,48 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
         drop(head);
         match arrival {
             Some(arrival) => handle(&app, surface, arrival, body).await,
-            None => at_fault().response(surface.dialect(), ""),
+            None => Rejection::internal().response(surface.dialect(), ""),
         }
     })
 }
 
-/// Gives the request its id, refuses it without a key, and names its id in the answer; to those who are known it tells
-/// what they may still use.
+/// Gives the request its id, has it answered, and names its id in the answer. A fault of the gateway ends here: it
+/// becomes a 500.
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
     request.extensions_mut().insert(request_id.clone());
     let dialect = Dialect::of_request(request.uri().path(), request.headers());
-    let mut response = if is_open(&request) {
-        next.run(request).await
-    } else {
-        let client = request.extensions().get::<Arc<Client>>().cloned();
-        match Asking::of(&app, client, request.headers()).await {
-            Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-            Ok(asking) => {
-                let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
-                let mut response = match admit(&app, &mut request, asking, request_id.0.clone()) {
-                    Ok(()) => next.run(request).await,
-                    Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-                };
-                app.limits.tell(&caller, &terms, response.headers_mut());
-                response
-            }
-        }
-    };
+    let answered = panics::caught(answer(&app, request, next, dialect, &request_id)).await;
+    let mut response = answered.unwrap_or_else(|| {
+        tracing::error!(request_id = &*request_id.0, "a request is answered with 500 because its handler panicked");
+        Rejection::internal().response(dialect, &request_id.0)
+    });
     dialect.name_request(&mut response, &request_id.0);
+    response
+}
+
+/// Refuses a request without a key; to those who are known it tells what they may still use.
+async fn answer(
+    app: &App,
+    mut request: Request,
+    next: Next,
+    dialect: Dialect,
+    RequestId(request_id): &RequestId,
+) -> Response {
+    if is_open(&request) {
+        return next.run(request).await;
+    }
+    let client = request.extensions().get::<Arc<Client>>().cloned();
+    let asking = match Asking::of(app, client, request.headers()).await {
+        Ok(asking) => asking,
+        Err(rejection) => return app.refuse(dialect, request_id, &rejection),
+    };
+    let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
+    let mut response = match admit(app, &mut request, asking, request_id.clone()) {
+        Ok(()) => next.run(request).await,
+        Err(rejection) => app.refuse(dialect, request_id, &rejection),
+    };
+    app.limits.tell(&caller, &terms, response.headers_mut());
     response
 }
 
@@ -111,7 +125,7 @@ struct Asking {
 impl Asking {
     async fn of(app: &App, client: Option<Arc<Client>>, headers: &HeaderMap) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let client = client.ok_or_else(at_fault)?;
+        let client = client.ok_or_else(Rejection::internal)?;
         let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
         address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
@@ -184,18 +198,14 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
-async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
-    let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
+async fn method_not_allowed(State(app): State<Arc<App>>, request: Request) -> Response {
+    let rejection = Rejection::new(Reason::MethodNotAllowed, "This path is not served by this method.");
     app.refuse(Dialect::of_request(request.uri().path(), request.headers()), id_of(&request), &rejection)
 }
 
 /// What the caller of a request may use. Every request that has passed the gate has one.
 fn scope_of(request: &Request<Body>) -> Result<&Scope, Rejection> {
-    request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(at_fault)
-}
-
-fn at_fault() -> Rejection {
-    Rejection::new(Reason::Internal, "The gateway is at fault.")
+    request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(Rejection::internal)
 }
 
 fn id_of(request: &Request<Body>) -> &str {

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::audit::{Auditor, Parts};
 use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::export::Exporter;
 use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
@@ -26,7 +28,7 @@ use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
 use crate::usage::Reads;
-use crate::{admin, routes};
+use crate::{admin, panics, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
@@ -43,6 +45,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    Exporter::check(&config.export)?;
     auth::declared(config)?;
     Tokens::check(&config.issuers)?;
     tls(config)?;
@@ -56,7 +59,7 @@ pub fn ledger_settings(config: &Config) -> Settings {
         progress_interval: ledger.progress_interval,
         max_live: MAX_LIVE,
         on_failure: ledger.on_failure,
-        export: false,
+        export: config.export.is_on(),
     }
 }
 
@@ -80,14 +83,12 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
     tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
+    panics::watch(metrics.panics_total.clone());
     let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
     let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
     tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
-    let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
-    let retention = Retention::new(ledger.clone(), clock.clone(), keep).run();
-    tasks.spawn(stop.clone().run_until_cancelled_owned(retention));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
@@ -109,6 +110,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         upstream,
         ledger,
     });
+    tend_ledger(&app, &tasks, &stop)?;
     let signals = Signals::listen().context("signals cannot be listened to")?;
     announce(&directory, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
@@ -120,6 +122,22 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     drop(app);
     writer.close().await?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Begins what works on the ledger beside the requests: it is kept small, told to others, and compared.
+fn tend_ledger(app: &App, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<()> {
+    let App { config, clock, ledger, metrics, queue, upstream, .. } = app;
+    let (directory, keep) = (&config.server.data_dir, config.ledger.keep_entries);
+    let retention =
+        Retention::new(ledger.clone(), clock.clone(), Keep { entries: keep, days: config.ledger.keep_days });
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention.run()));
+    if let Some(exporter) = Exporter::open(&config.export, directory, ledger, metrics, clock)? {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
+    let parts = Parts { upstream, queue, ledger, metrics, clock };
+    let auditor = Auditor::open(&parts, directory, config.audit.interval, keep)?;
+    tasks.spawn(stop.clone().run_until_cancelled_owned(auditor.run()));
     Ok(())
 }
 

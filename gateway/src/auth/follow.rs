@@ -3,10 +3,15 @@
 //! What makes that right, beside what is said in `database/changes.rs`:
 //!
 //! * **The header that goes with what was read is read within the same read transaction.**
-//! * **While a writer has the file locked, what was read before is still the truth**: nothing is committed until it lets
-//!   go. So `SQLITE_BUSY` is no error; the counter that was seen stays, and the next request looks again.
+//! * **Where the header has changed and a writer has the file locked, the writer is waited for**, which takes as long as
+//!   its commit. The change may be its own, which does not count yet, but also an earlier commit that nobody has read
+//!   here. One that does not let go for [`LONGEST_WAIT`] is not waited for again: requests go on with what is known, and
+//!   each looks whether the file can be read. Nothing can be committed meanwhile.
+//! * **What this process writes without changing a key** ([`Follower::write`]: the last uses) is known beforehand. While
+//!   it holds the write lock nobody else can commit, so that all earlier commits can be read, and then both the header
+//!   before and the one after its own commit stand for what is known. Nobody waits for that, and nobody reads.
 //! * **Only rows with a version above the last one are read**, by an index: a change costs as much with 100,000 keys as
-//!   with one. A commit that changed no key, as that of the last uses, costs an empty query.
+//!   with one.
 //! * **A file that has a write-ahead log again** (an older program may do that before it says that it cannot read the
 //!   schema) shows it in the header as well. Then SQLite is asked each time until the journal is changed back.
 //!
@@ -19,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::last_used::Use;
 use super::record::{Record, Revocation, Roster};
@@ -27,6 +32,9 @@ use super::scope::Scope;
 use super::store::{Stored, read_above};
 use super::{Caller, KeyError, schema};
 use crate::database::{Changes, DatabaseError, Header};
+
+/// How long a request waits for another process that is writing. A commit takes as long as the disk does.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Why the keys cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +48,10 @@ pub(super) enum FollowError {
 /// Keeps a [`Roster`] equal to the file. The fields are dropped in this order: the file is closed last.
 pub(super) struct Follower {
     reader: Mutex<Reader>,
+    /// The header that goes with what is known.
     seen: AtomicU64,
+    /// The header after the last write of this process's own, which goes with the same.
+    own: AtomicU64,
     changes: Changes,
 }
 
@@ -50,29 +61,63 @@ impl Follower {
         let connection = schema::open(data_dir)?;
         let path = schema::file(data_dir);
         let changes = Changes::open(&path)?;
-        let mut reader = Reader { connection, version: -1, tenants: BTreeSet::new(), everything: Arc::default() };
+        let mut reader =
+            Reader { connection, version: -1, patient: true, tenants: BTreeSet::new(), everything: Arc::default() };
         let header = reader.read(&changes, roster).map_err(|error| match error {
             FollowError::Sql(error) => KeyError::Sql(error),
             FollowError::Header(source) => DatabaseError::Read { path: path.clone(), source }.into(),
         })?;
-        // From now on it is asked on the way of requests: a lock that is held is no reason to wait.
-        reader.connection.busy_timeout(Duration::ZERO)?;
-        Ok(Self { reader: Mutex::new(reader), seen: AtomicU64::new(header.as_number()), changes })
+        reader.connection.busy_timeout(LONGEST_WAIT)?;
+        let (seen, own) = (AtomicU64::new(header.as_number()), AtomicU64::new(header.as_number()));
+        Ok(Self { reader: Mutex::new(reader), seen, own, changes })
     }
 
     /// Reads what has changed, if something has.
     pub(super) fn follow(&self, roster: &Roster) -> Result<(), FollowError> {
-        let header = self.changes.header()?;
-        if header.has_rollback_journal() && header.as_number() == self.seen.load(Ordering::Acquire) {
+        if self.is_known(self.changes.header()?) {
             return Ok(());
         }
         // Others wait meanwhile, since they must not go on with what was there before; it does not take long.
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_known(self.changes.header()?) {
+            return Ok(());
+        }
         match reader.read(&self.changes, roster) {
-            Ok(header) => self.seen.store(header.as_number(), Ordering::Release),
-            Err(FollowError::Sql(error)) if is_locked(&error) => {}
+            Ok(header) => {
+                self.seen.store(header.as_number(), Ordering::Release);
+                reader.be_patient(true)?;
+            }
+            Err(FollowError::Sql(error)) if is_locked(&error) => reader.be_patient(false)?,
             Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    fn is_known(&self, header: Header) -> bool {
+        let is = |known: &AtomicU64| known.load(Ordering::Acquire) == header.as_number();
+        header.has_rollback_journal() && (is(&self.seen) || is(&self.own))
+    }
+
+    /// Writes to the file what is no key, on another connection. `write` gives the number of rows that it has changed: a
+    /// commit without any raises no counter, and that of the next one must not be taken for its own. Blocks on the disk.
+    pub(super) fn write(
+        &self,
+        roster: &Roster,
+        connection: &mut Connection,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize>,
+    ) -> Result<(), FollowError> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.follow(roster)?;
+        let changed = write(&transaction)?;
+        let header = self.changes.header()?;
+        if changed > 0 && self.is_known(header) {
+            self.seen.store(header.as_number(), Ordering::Release);
+            self.own.store(header.next().as_number(), Ordering::Release);
+        }
+        // Not by `commit`: where that fails, the lock is gone, and the next commit has the number that was to be this one's.
+        transaction
+            .execute_batch("COMMIT")
+            .inspect_err(|_| self.own.store(Header::NONE.as_number(), Ordering::Release))?;
         Ok(())
     }
 }
@@ -85,12 +130,22 @@ struct Reader {
     connection: Connection,
     /// All rows up to this one have been read.
     version: i64,
+    /// A writer is waited for.
+    patient: bool,
     /// All keys of a tenant share its name, and most of them their scope.
     tenants: BTreeSet<Arc<str>>,
     everything: Arc<Scope>,
 }
 
 impl Reader {
+    fn be_patient(&mut self, patient: bool) -> rusqlite::Result<()> {
+        if self.patient == patient {
+            return Ok(());
+        }
+        self.patient = patient;
+        self.connection.busy_timeout(if patient { LONGEST_WAIT } else { Duration::ZERO })
+    }
+
     /// Brings the roster up to the file, and gives the header that goes with it.
     fn read(&mut self, changes: &Changes, roster: &Roster) -> Result<Header, FollowError> {
         if !changes.header()?.has_rollback_journal() {

@@ -112,12 +112,91 @@ fn a_change_of_one_key_is_not_a_reading_of_all() {
     followed.keys.revoke(&ids[7], false, at(1)).unwrap();
     assert!(followed.is_revoked(&ids[7]) && !followed.is_revoked(&ids[8]));
     assert_eq!(version(), 21);
-    // A commit that changes no key raises the counter, and no version.
+    // A commit of another process that changes no key is no change.
     let (before, other) = (followed.counter(), schema::open(followed.directory.path()).unwrap());
     other.execute("INSERT INTO last_used VALUES ('a', 1)", []).unwrap();
     assert_eq!(followed.counter(), before + 1);
-    followed.follower.follow(&followed.roster).unwrap();
-    assert_eq!((version(), followed.follower.seen.load(Ordering::Acquire) as u32), (21, before + 1));
+    assert!(followed.is_revoked(&ids[7]));
+    assert_eq!(version(), 21);
+}
+
+#[test]
+fn what_this_process_writes_beside_the_keys_makes_nobody_read() {
+    let followed = Followed::new();
+    let (first, second) = (followed.create(), followed.create());
+    let mut connection = schema::open(followed.directory.path()).unwrap();
+    let known = || followed.follower.is_known(followed.follower.changes.header().unwrap());
+    for number in 0..3 {
+        // Not read yet when the write begins.
+        followed.keys.revoke(&first, false, at(number)).unwrap();
+        assert!(!known());
+        let write = |transaction: &Transaction<'_>| {
+            assert!(known());
+            transaction.execute("INSERT INTO last_used VALUES (?1, 1)", [number])
+        };
+        followed.follower.write(&followed.roster, &mut connection, write).unwrap();
+        assert!(known() && followed.roster.find(&first, |record| record.revoked).unwrap());
+    }
+    // One that fails stands for nothing, nor does one that changes nothing: the next commit has the same number.
+    for (sql, key_id) in [("nonsense", &first), ("DELETE FROM last_used WHERE key_id = 'nobody'", &second)] {
+        let write = |transaction: &Transaction<'_>| transaction.execute(sql, []);
+        let written = followed.follower.write(&followed.roster, &mut connection, write);
+        assert_eq!(written.is_err(), sql == "nonsense");
+        followed.keys.revoke(key_id, false, at(9)).unwrap();
+        assert!(!known() && followed.is_revoked(key_id));
+    }
+}
+
+#[test]
+fn a_commit_that_cannot_be_done_stands_for_nothing() {
+    let followed = Followed::new();
+    let key_id = followed.create();
+    let mut connection = schema::open(followed.directory.path()).unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    // Whoever reads keeps others from committing, not from preparing it.
+    let reading = schema::open(followed.directory.path()).unwrap();
+    reading.execute_batch("BEGIN; SELECT * FROM keys;").unwrap();
+    let write = |transaction: &Transaction<'_>| transaction.execute("INSERT INTO last_used VALUES ('a', 1)", []);
+    assert!(followed.follower.write(&followed.roster, &mut connection, write).is_err());
+    reading.execute_batch("COMMIT").unwrap();
+    followed.keys.revoke(&key_id, false, at(1)).unwrap();
+    assert!(followed.is_revoked(&key_id));
+}
+
+#[test]
+fn a_revocation_counts_although_the_next_writer_has_locked_the_file_again() {
+    let followed = Followed::new();
+    let key_id = followed.create();
+    assert!(!followed.is_revoked(&key_id));
+    followed.keys.revoke(&key_id, false, at(1)).unwrap();
+    let next = schema::open(followed.directory.path()).unwrap();
+    next.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let Followed { roster, follower, .. } = &followed;
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| follower.follow(roster).unwrap());
+        // It waits: who asks has the reader.
+        while follower.reader.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        next.execute_batch("ROLLBACK").unwrap();
+        asking.join().unwrap();
+    });
+    assert!(roster.find(&key_id, |record| record.revoked).unwrap());
+}
+
+#[test]
+fn a_writer_that_does_not_let_go_is_waited_for_once() {
+    let followed = Followed::new();
+    let key_id = followed.create();
+    assert!(!followed.is_revoked(&key_id));
+    followed.keys.revoke(&key_id, false, at(1)).unwrap();
+    let stuck = schema::open(followed.directory.path()).unwrap();
+    stuck.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let patient = || followed.follower.reader.lock().unwrap().patient;
+    assert!(patient() && !followed.is_revoked(&key_id), "it cannot be read");
+    assert!(!patient() && !followed.is_revoked(&key_id));
+    stuck.execute_batch("ROLLBACK").unwrap();
+    assert!(followed.is_revoked(&key_id) && patient());
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! When each key was used last.
 //!
 //! A request notes its time in memory, which costs it no lock. What was noted is written to a table of `keys.sqlite`
-//! every few seconds, and at the end: a kill -9 loses what was noted since. The table is not that of the keys: its rows
-//! have no version, so that writing them makes nobody read keys anew.
+//! every few seconds, and at the end: a kill -9 loses what was noted since.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, params};
 
+use super::follow::{FollowError, Follower};
+use super::record::Roster;
 use super::schema;
 use crate::database::DatabaseError;
 
@@ -51,7 +52,7 @@ impl LastUsed {
     }
 
     /// Writes what was noted. Blocks on the disk.
-    pub(super) fn write(&self) -> rusqlite::Result<()> {
+    pub(super) fn write(&self, follower: &Follower, roster: &Roster) -> Result<(), FollowError> {
         let noted = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
         if noted.is_empty() {
             return Ok(());
@@ -60,7 +61,7 @@ impl LastUsed {
             used.listed.store(false, SeqCst);
         }
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        store(&mut connection, &noted).inspect_err(|_| {
+        follower.write(roster, &mut connection, |transaction| store(transaction, &noted)).inspect_err(|_| {
             // For the next time.
             let mut kept = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
             kept.extend(noted.iter().filter(|used| !used.listed.swap(true, SeqCst)).cloned());
@@ -68,16 +69,11 @@ impl LastUsed {
     }
 }
 
-fn store(connection: &mut Connection, noted: &[Arc<Use>]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    {
-        let mut statement = transaction.prepare_cached(
-            "INSERT INTO last_used (key_id, used_ms) VALUES (?1, ?2)
-             ON CONFLICT DO UPDATE SET used_ms = excluded.used_ms WHERE excluded.used_ms > used_ms",
-        )?;
-        for used in noted {
-            statement.execute(params![&*used.key_id, used.at_ms.load(SeqCst)])?;
-        }
-    }
-    transaction.commit()
+fn store(transaction: &Transaction<'_>, noted: &[Arc<Use>]) -> rusqlite::Result<usize> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO last_used (key_id, used_ms) VALUES (?1, ?2)
+         ON CONFLICT DO UPDATE SET used_ms = excluded.used_ms WHERE excluded.used_ms > used_ms",
+    )?;
+    let write = |used: &Arc<Use>| statement.execute(params![&*used.key_id, used.at_ms.load(SeqCst)]);
+    noted.iter().map(write).sum()
 }

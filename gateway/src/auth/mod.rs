@@ -167,7 +167,8 @@ impl Authenticator {
         }
         let followed = self.follower.follow(&self.roster).map_err(|error| error.to_string());
         if write {
-            self.last_used.write().map_err(|error| format!("the last uses cannot be written: {error}"))?;
+            let written = self.last_used.write(&self.follower, &self.roster);
+            written.map_err(|error| format!("the last uses cannot be written: {error}"))?;
         }
         followed
     }

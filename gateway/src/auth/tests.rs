@@ -274,6 +274,32 @@ fn while_another_process_has_the_file_locked_requests_go_on_with_what_was_there(
     assert_eq!(refusal(&authenticator, &headers), "The API key has been revoked.");
 }
 
+#[test]
+fn a_change_counts_at_once_however_busy_the_file_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, others) = (Keys::open(dir.path()).unwrap(), Keys::open(dir.path()).unwrap());
+    let authenticator = Authenticator::open(dir.path()).unwrap();
+    let busy = keys.create(&wanted("busy", None), at(0)).unwrap();
+    std::thread::scope(|scope| {
+        // Writers may find the file locked for too long.
+        scope.spawn(|| {
+            for second in 0..100 {
+                authenticator.authenticate(&bearer_of(busy.expose()), at(second)).unwrap();
+                authenticator.look(true).ok();
+            }
+        });
+        scope.spawn(move || (0..100).for_each(|_| drop(others.create(&wanted("other", None), at(0)))));
+        for _ in 0..20 {
+            let Ok(key) = keys.create(&wanted("acme", None), at(0)) else { continue };
+            let headers = bearer_of(key.expose());
+            authenticator.authenticate(&headers, at(1)).unwrap();
+            if keys.revoke(key.key_id(), false, at(2)).is_ok() {
+                assert_eq!(refusal(&authenticator, &headers), "The API key has been revoked.");
+            }
+        }
+    });
+}
+
 /// What an operator does, or time.
 #[derive(Clone, Debug)]
 enum Step {

@@ -11,6 +11,8 @@ const MOST_HEADER_BYTES: usize = 1 << 20;
 const MOST_CONNECTIONS: usize = 1_000_000;
 /// llama-server looks for clients who left only when nothing wakes it for a second.
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
+/// Looking at its counters more often tells nothing more.
+const LEAST_AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
@@ -35,6 +37,7 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
         return wrong(&["requests", "max_output_tokens"], "must be above 0");
     }
     durations(config)?;
+    export(config)?;
     retention(config)?;
     classes(config)?;
     policies(config)?;
@@ -90,12 +93,16 @@ fn durations(config: &Config) -> Result<(), Wrong> {
         ("timeouts", "total", timeouts.total),
         ("timeouts", "keep_alive", timeouts.keep_alive),
         ("ledger", "progress_interval", config.ledger.progress_interval),
+        ("audit", "interval", config.audit.interval),
     ];
     if let Some((section, key, _)) = above_zero.iter().find(|(.., value)| value.is_zero()) {
         return wrong(&[section, key], "must be above zero");
     }
     if upstream.inspect_interval < LEAST_INSPECT_INTERVAL {
         return wrong(&["upstream", "inspect_interval"], "must be at least 2s");
+    }
+    if config.audit.interval < LEAST_AUDIT_INTERVAL {
+        return wrong(&["audit", "interval"], "must be at least 5s");
     }
     let may_be_zero = [
         ("upstream", "inspect_interval", upstream.inspect_interval),
@@ -107,6 +114,36 @@ fn durations(config: &Config) -> Result<(), Wrong> {
         Some((section, key, _)) => wrong(&[section, key], "must not be above 365 days"),
         None => Ok(()),
     }
+}
+
+fn export(config: &Config) -> Result<(), Wrong> {
+    let export = &config.export;
+    let (has_file, has_url) = (!export.file.as_os_str().is_empty(), !export.url.is_empty());
+    if has_file && has_url {
+        return wrong(&["export", "url"], "`file` and `url` cannot be given both");
+    }
+    if has_file && !export.file.is_absolute() {
+        return wrong(&["export", "file"], "must be an absolute path");
+    }
+    if has_url {
+        let url: Option<http::Uri> = export.url.parse().ok();
+        let scheme = url.as_ref().and_then(http::Uri::scheme_str);
+        if !matches!(scheme, Some("http" | "https")) {
+            return wrong(&["export", "url"], "must begin with http:// or https://");
+        }
+        if url.and_then(|url| url.authority().map(|authority| authority.as_str().contains('@'))) == Some(true) {
+            return wrong(&["export", "url"], "credentials do not belong into it\nhint: use `export.token_file`");
+        }
+    }
+    for (key, file) in [("token_file", &export.token_file), ("ca_file", &export.ca_file)] {
+        if !has_url && !file.as_os_str().is_empty() {
+            return wrong(&["export", key], "is of no use without `export.url`");
+        }
+    }
+    if export.source.is_empty() || !export.source.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return wrong(&["export", "source"], "must be a URI or a name: visible ASCII characters");
+    }
+    Ok(())
 }
 
 pub(super) const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";

@@ -104,3 +104,13 @@ fn keys_may_come_in_clear_text_from_this_machine_only() {
         assert_eq!(load_text(&text).is_ok(), allowed, "{host}");
     }
 }
+
+#[test]
+fn the_examples_of_the_documentation_are_right() {
+    let page = include_str!("../../../docs/tokens.md");
+    let examples: Vec<_> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 2);
+    let config = load_text(&format!("{}[policies.one-of-many]\n", examples.concat())).unwrap();
+    assert_eq!(config.issuers["cluster"].tenant_claim.as_deref(), Some("/kubernetes.io/namespace"));
+    assert_eq!(config.issuers["staff"].required_claims.len(), 2);
+}

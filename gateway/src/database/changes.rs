@@ -16,6 +16,14 @@ use super::DatabaseError;
 pub(crate) struct Header(u64);
 
 impl Header {
+    /// That of no file.
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    /// After the next commit.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 >> 32 << 32 | u64::from((self.0 as u32).wrapping_add(1)))
+    }
+
     /// The same as one number, and nothing more.
     pub(crate) fn as_number(self) -> u64 {
         self.0

@@ -134,6 +134,9 @@ pub struct Dispatched {
     pub upstream: Arc<str>,
     /// How many slots it holds.
     pub slots: u32,
+    /// Prompt tokens as they were counted, or estimated, before it was let in: what it may come to if llama-server
+    /// does not tell.
+    pub prompt: u64,
 }
 
 impl Dispatched {

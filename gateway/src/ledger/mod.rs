@@ -300,6 +300,14 @@ impl LedgerHandle {
     }
 }
 
+/// A connection of its own for who reads the ledger beside the writer, as [`usage::Reader`] does.
+///
+/// # Errors
+/// When there is no ledger, or it cannot be read.
+pub(crate) fn open_to_read(data_dir: &Path) -> Result<rusqlite::Connection, DatabaseError> {
+    database::open_to_read(&data_dir.join(schema::FILE), schema::MIGRATIONS)
+}
+
 /// One server at a time: two writers would each close the other's live entries as interrupted.
 fn lock(data_dir: &Path) -> Result<File, LedgerError> {
     let path = data_dir.join("serve.lock");

@@ -369,7 +369,9 @@ async fn the_file_shrinks_while_entries_are_written_and_read() {
     assert!(log() < 8 << 20, "the log does not grow with what was deleted: {}", log());
     checkpoint().unwrap();
     let after = size();
-    assert!(after < before / 4, "{before} bytes before, {after} after");
+    // What was written meanwhile is there, too: how much that is depends on the machine.
+    let new = 512 * written as u64;
+    assert!(after < before / 4 + new, "{before} bytes before, {after} after, {written} new entries");
     assert_eq!(wrong(dir.path()), [""; 0]);
     handle.close().await.unwrap();
 }

@@ -42,6 +42,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE entries ADD COLUMN reasoning_tokens INTEGER;
     ALTER TABLE entries ADD COLUMN prefill_slot_ms INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE entries ADD COLUMN decode_slot_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN admitted_tokens INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE corrections (
         request_id        TEXT    NOT NULL,
         revision          INTEGER NOT NULL,
@@ -98,6 +99,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
         cached_tokens     INTEGER,
         generated_tokens  INTEGER NOT NULL,
         in_flight_tokens  INTEGER NOT NULL,
+        foreign_requests  INTEGER NOT NULL,
         restarted         INTEGER NOT NULL,
         PRIMARY KEY (upstream, at_ms)
     ) STRICT, WITHOUT ROWID;",
@@ -105,8 +107,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
 
 const OPEN: &str = "
     INSERT INTO entries (request_id, tenant, key_id, model, surface, arrived_ms, dispatched_ms, queue_wait_ms, upstream,
-        counted_by, prompt_tokens, cached_tokens, completion_tokens)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'nothing', 0, 0, 0)
+        admitted_tokens, counted_by, prompt_tokens, cached_tokens, completion_tokens)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'nothing', 0, 0, 0)
     ON CONFLICT DO NOTHING";
 
 const PROGRESS: &str = "
@@ -118,8 +120,8 @@ const PROGRESS: &str = "
 const CLOSE: &str = "
     INSERT INTO entries (request_id, tenant, key_id, model, surface, arrived_ms, dispatched_ms,
         counted_by, prompt_tokens, cached_tokens, completion_tokens, first_token_ms, ended_ms, ending, status,
-        upstream, queue_wait_ms, reasoning_tokens, prefill_slot_ms, decode_slot_ms)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+        upstream, queue_wait_ms, reasoning_tokens, prefill_slot_ms, decode_slot_ms, admitted_tokens)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
     ON CONFLICT DO UPDATE SET dispatched_ms = coalesce(excluded.dispatched_ms, dispatched_ms),
         counted_by = excluded.counted_by, prompt_tokens = excluded.prompt_tokens,
         cached_tokens = excluded.cached_tokens, completion_tokens = excluded.completion_tokens,
@@ -127,7 +129,7 @@ const CLOSE: &str = "
         ended_ms = excluded.ended_ms, ending = excluded.ending, status = excluded.status,
         upstream = coalesce(excluded.upstream, upstream), queue_wait_ms = excluded.queue_wait_ms,
         reasoning_tokens = excluded.reasoning_tokens, prefill_slot_ms = excluded.prefill_slot_ms,
-        decode_slot_ms = excluded.decode_slot_ms
+        decode_slot_ms = excluded.decode_slot_ms, admitted_tokens = max(admitted_tokens, excluded.admitted_tokens)
     WHERE ending IS NULL";
 
 const EXPORT: &str = "INSERT INTO outbox (request_id, revision) VALUES (?1, 0)";
@@ -166,6 +168,7 @@ impl<'c> Statements<'c> {
             dispatched.at.as_millisecond(),
             milliseconds(dispatched.queue_wait),
             dispatched.upstream,
+            integer(dispatched.prompt),
         ])
     }
 
@@ -209,6 +212,7 @@ impl<'c> Statements<'c> {
             count.reasoning.map(integer),
             milliseconds(slot_time.prefill),
             milliseconds(slot_time.decode),
+            outcome.dispatched.as_ref().map_or(0, |dispatched| integer(dispatched.prompt)),
         ])?;
         if settled == 1 {
             self.days.add(subject, outcome);

@@ -33,7 +33,13 @@ pub(super) fn timings(prompt: u64, completion: u64) -> Count {
 
 /// A request that got one slot after 5 ms.
 pub(super) fn dispatched() -> Dispatched {
-    Dispatched { at: at(5), queue_wait: Duration::from_millis(4), upstream: "127.0.0.1:8001".into(), slots: 1 }
+    Dispatched {
+        at: at(5),
+        queue_wait: Duration::from_millis(4),
+        upstream: "127.0.0.1:8001".into(),
+        slots: 1,
+        prompt: 10,
+    }
 }
 
 pub(super) fn complete(completion: u64) -> Outcome {

@@ -515,8 +515,13 @@ async fn served(directory: &std::path::Path, wall: &Wall, requests: &[(&str, u64
             arrived: arrived.parse().unwrap(),
         };
         let mut charge = ledger.admit(subject).unwrap();
-        let dispatched =
-            Dispatched { at: wall.now(), queue_wait: Duration::ZERO, upstream: "127.0.0.1:8001".into(), slots: 1 };
+        let dispatched = Dispatched {
+            at: wall.now(),
+            queue_wait: Duration::ZERO,
+            upstream: "127.0.0.1:8001".into(),
+            slots: 1,
+            prompt: 10,
+        };
         charge.open(dispatched).await.unwrap();
         let count = Count { prompt: tokens - 1, cached: 0, completion: 1, by: CountedBy::Usage, ..Count::default() };
         let outcome = Outcome {

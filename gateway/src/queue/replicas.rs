@@ -12,6 +12,7 @@ use super::{Load, ReplicaId, Ticket};
 pub(super) struct Replica {
     total: u32,
     in_flight: u32,
+    started: u64,
     ready: bool,
     /// Slots are gathered on it for this one; it starts nothing else meanwhile.
     gathers: Option<TicketId>,
@@ -94,6 +95,7 @@ impl Replicas {
             replica,
             total: r.total,
             in_flight: r.in_flight,
+            started: r.started,
             ready: r.ready,
         };
         self.0.iter().filter(|(_, replica)| !replica.removed).map(load).collect()
@@ -186,6 +188,7 @@ impl Replicas {
     pub(super) fn occupy(&mut self, id: ReplicaId, ticket: &Ticket, slots: u32) -> bool {
         let Some(replica) = self.0.get_mut(&id) else { return false };
         replica.in_flight += slots;
+        replica.started += 1;
         if ticket.private && !replica.tainted {
             (replica.tainted, replica.warm) = (true, Warm::default());
         }

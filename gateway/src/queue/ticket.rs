@@ -153,6 +153,8 @@ pub struct Load {
     pub total: u32,
     /// Slots that are taken: above `total` only after the replica came back with fewer.
     pub in_flight: u32,
+    /// Requests that were given slots there, from the start.
+    pub started: u64,
     /// Whether it takes requests.
     pub ready: bool,
 }

@@ -85,6 +85,8 @@ pub struct ReplicaStatus {
     pub problem: Option<Arc<str>>,
     /// Requests on it that are not this gateway's.
     pub foreign: u32,
+    /// How often it was started anew since it was first ready.
+    pub restarts: u32,
     marks: Marks,
 }
 
@@ -110,7 +112,7 @@ enum Probed {
 impl ReplicaStatus {
     fn new(id: ReplicaId, address: Arc<str>) -> Self {
         let marks = Marks { probed: Probed::Loading, stuck: None, leaving: false, gone: false };
-        Self { id, address, state: State::Loading, facts: None, problem: None, foreign: 0, marks }
+        Self { id, address, state: State::Loading, facts: None, problem: None, foreign: 0, restarts: 0, marks }
     }
 
     fn total_slots(&self) -> u32 {
@@ -247,6 +249,7 @@ impl Board {
             status.state = status.marks.state();
             if status.marks.gone && status.marks.probed == Probed::Ready {
                 status.marks.gone = false;
+                status.restarts = status.restarts.saturating_add(1);
                 info!(replica = &*status.address, "llama-server was started anew: nothing is cached there");
                 self.queue.replica_restarted(id);
             }

@@ -31,6 +31,7 @@ mod replica;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod words;
 
 pub use board::{Facts, Readiness, ReplicaStatus, State};
 pub use client::SendError;
@@ -46,6 +47,8 @@ const MAX_CALLS: usize = 8;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of the reply to a small request: the tokens of a long prompt as JSON.
 const MAX_CALL_REPLY: usize = 16 << 20;
+/// Bytes of `/metrics`, which has some 5 KB.
+const MAX_COUNTERS: usize = 1 << 20;
 
 /// Why the replicas cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +87,7 @@ pub struct Upstream {
     fleet: Arc<Fleet>,
     board: Arc<Board>,
     calls: Semaphore,
+    probe_timeout: Duration,
     /// Spreads the small requests.
     turn: AtomicUsize,
 }
@@ -105,7 +109,8 @@ impl Upstream {
         let dialer = Dialer::new(key(&config.api_key_file)?, config.connect_timeout);
         let board = Arc::new(Board::new(queue));
         let fleet = Fleet::start(targets, dialer, Arc::clone(&board), config, (tasks, stop));
-        Ok(Arc::new(Self { fleet, board, calls: Semaphore::new(MAX_CALLS), turn: AtomicUsize::new(0) }))
+        let calls = Semaphore::new(MAX_CALLS);
+        Ok(Arc::new(Self { fleet, board, calls, probe_timeout: config.probe_timeout, turn: AtomicUsize::new(0) }))
     }
 
     /// Checks what [`Upstream::start`] would refuse, without starting anything.
@@ -220,6 +225,16 @@ impl Upstream {
             }
         }
         Err(failure.unwrap_or_else(|| SendError::NoReplica(self.readiness())))
+    }
+
+    /// What a replica's `/metrics` says. llama-server's averages begin anew with each reading.
+    ///
+    /// # Errors
+    /// [`SendError::NoReplica`] if it is forgotten, and all other kinds. It has as long as a probe.
+    pub async fn counters(&self, id: ReplicaId) -> Result<(StatusCode, Bytes), SendError> {
+        let replica = self.fleet.get(id).ok_or(SendError::NoReplica(Readiness::Unreachable))?;
+        let reply = async { client::read(replica.link.get("/metrics").await?, MAX_COUNTERS).await };
+        timeout(self.probe_timeout, reply).await.unwrap_or(Err(SendError::Timeout))
     }
 
     fn any_ready(&self) -> Option<ReplicaId> {

@@ -36,7 +36,16 @@ fn check_config_says_what_is_wrong_and_where() {
         ("[policies.gold]\nslot = 1", "policies.gold.slots"),
         ("[policies.gold]\nclass = \"interactiv\"", "did you mean `interactive`?"),
         ("[tenants.acme]\npolicy = \"gold\"", ":2: `tenants.acme.policy`: there is no policy `gold`"),
+        ("[export]\nfile = \"/x\"\nurl = \"http://x/\"", ":3: `export.url`"),
+        ("[export]\nfile = \"usage.jsonl\"", "absolute"),
+        ("[export]\nurl = \"x\"", "http://"),
+        ("[export]\nurl = \"http://me:secret@x/\"", "export.token_file"),
+        ("[export]\ntoken_file = \"/x\"", "of no use"),
+        ("[export]\nurl = \"https://x/\"\nca_file = \"/nonexistent\"", "export.ca_file"),
+        ("[export]\nsource = \"two words\"", "export.source"),
+        ("[audit]\ninterval = \"1s\"", "at least 5s"),
         ("[queue]\nstrict_classes = [\"ops\"]", "there is no class `ops`"),
+        ("[issuers.idp]\naudiense = [\"llm\"]", "did you mean `issuers.idp.audience`?"),
     ] {
         let (good, text) = check(toml);
         assert!(!good && text.contains(named), "{toml}: {text}");
@@ -58,6 +67,30 @@ fn what_cannot_be_done_ends_with_a_message_and_a_status() {
         assert!(!output.status.success(), "{args:?}");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!error.is_empty() && !error.contains("panicked"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn tokens_are_revoked_of_issuers_that_are_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("gateway.toml");
+    let issuer = "issuer = \"https://idp\"\naudience = [\"a\"]\njwks_url = \"https://idp/keys\"\ntenant = \"acme\"\n";
+    std::fs::write(&config, format!("[issuers.idp]\n{issuer}")).unwrap();
+    let (config, data) = (config.to_str().unwrap(), dir.path().join("data"));
+    let revoke = |subject: &str, further: &[&str]| {
+        let args = ["tokens", "revoke", subject, "--data-dir", data.to_str().unwrap()];
+        let output = run(&[&args, further].concat());
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert!(revoke("idp/ann", &["--config", config]).0);
+    for (subject, further, expected) in [
+        ("ipd/ann", &["--config", config][..], "there is no issuer `ipd`\nhint: did you mean `idp`?"),
+        ("idp/ann", &[], "there is no issuer\nhint: name the file in which they are with --config"),
+        ("ann", &["--config", config], "not of the form ISSUER/SUBJECT"),
+        ("idp/", &["--config", config], "not of the form ISSUER/SUBJECT"),
+    ] {
+        let (done, text) = revoke(subject, further);
+        assert!(!done && text.contains(expected), "{text}");
     }
 }
 

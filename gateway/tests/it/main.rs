@@ -8,6 +8,7 @@
     clippy::panic,
     reason = "a test that cannot go on says so by panicking"
 )]
+#![expect(clippy::print_stdout, reason = "what the long ones found is worth reading: --no-capture shows it")]
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -16,7 +17,9 @@
 
 mod harness;
 
+mod accounts;
 mod admin;
+mod audit;
 mod auth;
 mod cancel;
 mod chat;
@@ -27,16 +30,21 @@ mod cut;
 mod dangerous;
 mod drain;
 mod endings;
+mod export;
 mod fair;
 mod fold;
 mod http;
 mod keys;
+mod killed;
 mod ledger;
 mod ledger_faults;
 mod limits;
+mod panics;
+mod privacy;
 mod queue;
 mod refusals;
 mod replicas;
 mod surfaces;
+mod tokens;
 mod upstream_faults;
 mod waiting;

@@ -4,6 +4,7 @@
 //! Only the issuer's own task fetches, so that there is never more than one fetch under way; who needs a key waits for
 //! it, but not for long.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,7 +122,7 @@ impl Issuer {
                 _ => known.fetches,
             }
         };
-        self.wanted.notify_one();
+        self.wanted.notify_waiters();
         let fetched = timeout(PATIENCE, known.wait_for(|known| known.fetches > before)).await;
         matches!(fetched, Ok(Ok(known)) if known.last.is_some_and(|(_, brought_keys)| brought_keys))
     }
@@ -135,13 +136,15 @@ impl Issuer {
         loop {
             let fetched = self.fetch(&mut fetcher).await;
             self.tell(&fetched, &clock, &metrics);
-            retry = if fetched.is_ok() { SHORTEST_PAUSE } else { (retry * 2).min(LONGEST_RETRY_PAUSE) };
             let pause = if fetched.is_ok() { regular } else { retry.min(regular) };
+            retry = if fetched.is_ok() { SHORTEST_PAUSE } else { (retry * 2).min(LONGEST_RETRY_PAUSE) };
+            // Only those who come from now on want another fetch; those before have waited for this one.
+            let wanted = pin!(self.wanted.notified());
             self.take(fetched);
             sleep(SHORTEST_PAUSE).await;
             tokio::select! {
                 () = sleep(pause.saturating_sub(SHORTEST_PAUSE)) => {}
-                () = self.wanted.notified() => {}
+                () = wanted => {}
             }
         }
     }
@@ -190,9 +193,9 @@ impl Issuer {
                 }
             }
             Err(error) if was_well => {
-                let error: &dyn std::error::Error = error;
-                let source = error.source().map(ToString::to_string);
-                tracing::warn!(issuer, %error, source, had_keys, "keys of the issuer cannot be fetched");
+                // What is wrong with a certificate, say, is the last of several causes.
+                let causes: Vec<_> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+                tracing::warn!(issuer, error = causes.join(": "), had_keys, "keys of the issuer cannot be fetched");
             }
             Err(_) => {}
         }

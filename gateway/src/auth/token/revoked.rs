@@ -25,6 +25,9 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT;",
 ];
 
+/// How long a request waits for another process that is writing. A commit takes as long as the disk does.
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Why tokens cannot be revoked, or whether they were cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationError {
@@ -72,8 +75,7 @@ impl Revocations {
     /// Opens the file in the data directory, creates what is missing, and reads it. Blocks on the disk.
     pub(super) fn open(data_dir: &Path) -> Result<Self, RevocationError> {
         let connection = open(data_dir)?;
-        // From now on it is asked on the way of a request: a lock that is held is no reason to wait.
-        connection.busy_timeout(std::time::Duration::ZERO)?;
+        connection.busy_timeout(LONGEST_WAIT)?;
         let changes = Changes::open(&data_dir.join(FILE))?;
         let (times, seen) = read(&connection, &changes)?;
         let (times, seen) = (ArcSwap::from_pointee(times), AtomicU64::new(seen.as_number()));
@@ -100,7 +102,8 @@ impl Revocations {
                 self.seen.store(seen.as_number(), Ordering::Release);
                 Ok(())
             }
-            // A revocation is being written; it counts when that is done. The header still differs by then.
+            // Nothing can be committed while somebody holds the lock. What was committed just before it is missed for as
+            // long as that: whoever holds it for longer than a commit takes is at fault.
             Err(RevocationError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
             Err(error) => Err(error),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 
 use serde_json::Value;
@@ -58,6 +58,24 @@ impl Gateway {
         Self { child: Mutex::new(child), data, upstreams, hosts, address, admin, key }
     }
 
+    /// Starts one on a data directory that another one has left, in front of `upstream`.
+    pub(crate) fn on(data: TempDir, upstream: &str) -> Self {
+        let key = create_key(&data, "acme");
+        let upstreams = vec![upstream.to_owned()];
+        let (child, address, admin) = serve(&data, &upstreams, None);
+        Self { child: Mutex::new(child), data, upstreams, hosts: None, address, admin, key }
+    }
+
+    /// A copy of the files in the data directory, as they lie there.
+    pub(crate) fn copy_data(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(self.data.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
     /// Starts another one on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         self.kill9();
@@ -85,10 +103,14 @@ impl Gateway {
         command(&self.data, args)
     }
 
+    /// The same for what may fail.
+    pub(crate) fn try_command(&self, args: &[&str]) -> Output {
+        try_command(&self.data, args)
+    }
+
     /// The ledger, one object a request.
     pub(crate) fn usage_rows(&self) -> Vec<Value> {
-        let text = self.command(&["usage", "--requests", "--json"]);
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        rows(&self.data)
     }
 
     /// The ledger's row of a request, once it is there.
@@ -234,20 +256,27 @@ pub(crate) fn is_settled(row: &Value) -> bool {
     row["ending"].as_str().is_some_and(|ending| !ending.is_empty() && ending != "open")
 }
 
-fn create_key(data: &TempDir, tenant: &str) -> String {
+/// The ledger in a data directory, one object a request.
+pub(crate) fn rows(data: &TempDir) -> Vec<Value> {
+    let text = command(data, &["usage", "--requests", "--json"]);
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Makes a key for a tenant in a data directory.
+pub(crate) fn create_key(data: &TempDir, tenant: &str) -> String {
     let printed = command(data, &["keys", "create", "--tenant", tenant]);
     let key = printed.trim();
     assert!(!key.is_empty() && !key.contains(char::is_whitespace), "not a key alone: {printed:?}");
     key.to_owned()
 }
 
+fn try_command(data: &TempDir, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llama-gateway"));
+    command.args(args).arg("--data-dir").arg(data.path()).output().unwrap()
+}
+
 fn command(data: &TempDir, args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_llama-gateway"))
-        .args(args)
-        .arg("--data-dir")
-        .arg(data.path())
-        .output()
-        .unwrap();
+    let output = try_command(data, args);
     assert!(output.status.success(), "llama-gateway {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
