@@ -37,4 +37,5 @@ mod refusals;
 mod replicas;
 mod surfaces;
 mod upstream_faults;
+mod usage;
 mod waiting;
