@@ -17,7 +17,6 @@ use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
 use crate::ledger::Subject;
 use crate::limit::{Need, Pass, Reservation};
-use crate::policy::Terms;
 use crate::queue::Work;
 use crate::retries::Live;
 use crate::surface::{Ask, Fingerprint, Surface, cached_only, fields};
@@ -35,6 +34,9 @@ pub(crate) struct Entered {
 /// takes that one's place among the concurrent requests, too.
 pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
     let Arrival { caller, terms, patience, .. } = arrival;
+    if !caller.scope.allows_surface(surface) {
+        return Err(Rejection::new(Reason::EndpointNotAllowed, "The API key is not for this endpoint."));
+    }
     let is_retry = patience.retries > 0;
     let owe = |rejection: &Rejection| {
         // Of a retry that is refused unread it is not known what it would have replaced: its next try may yet.
@@ -43,7 +45,7 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
         }
     };
     let mut pass = app.limits.enter(caller, terms, is_retry, arrival.timestamp).inspect_err(owe)?;
-    let (ask, model) = understand(app, surface, body, terms).await.inspect_err(owe)?;
+    let (ask, model) = understand(app, surface, body, arrival).await.inspect_err(owe)?;
     if let Err(rejection) = app.ready() {
         owe(&rejection);
         pass.give_back();
@@ -57,13 +59,20 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
 }
 
 /// What the request asks for, if it may, and of which model.
-async fn understand(app: &App, surface: Surface, body: Body, terms: &Terms) -> Result<(Ask, Arc<str>), Rejection> {
+async fn understand(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<(Ask, Arc<str>), Rejection> {
+    let Arrival { caller, terms, .. } = arrival;
     let body = read(app, body).await?;
     let ask = fields::read(surface, &body, &app.bounds, terms.default_output_tokens())?;
     if terms.private_cache() && !surface.can_avoid_cache() {
         return Err(cached_only());
     }
     let model = app.model(ask.model.as_deref())?;
+    if !caller.scope.allows_model(&model) {
+        // While no llama-server has told its model's name, nobody can say whether it may be used.
+        app.ready()?;
+        let rejection = Rejection::new(Reason::ModelNotAllowed, "The API key is not for this model.");
+        return Err(Rejection { param: Some("model".to_owned()), ..rejection });
+    }
     Ok((ask, model))
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Books;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Revocation, Scope, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
@@ -35,7 +35,9 @@ pub struct App {
     /// Wall-clock time.
     pub clock: Clock,
     /// Knows the API keys.
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
+    /// Checks what others have signed.
+    pub tokens: Tokens,
     /// What callers may use.
     pub policies: Policies,
     /// What callers may still use.
@@ -67,10 +69,18 @@ pub struct App {
 }
 
 impl App {
-    /// The models that are served, in the shape of `GET /v1/models`.
-    pub fn models(&self) -> serde_json::Value {
+    /// The models that are served and may be used, in the shape of `GET /v1/models`.
+    pub fn models(&self, scope: &Scope) -> serde_json::Value {
         let facts = self.upstream.facts();
-        models::list(&self.config.models.aliases, facts.as_ref().map(|facts| &*facts.models), self.started.as_second())
+        let upstream = facts.as_ref().map(|facts| &*facts.models);
+        let mut list = models::list(&self.config.models.aliases, upstream, self.started.as_second());
+        models::retain(&mut list, |id| self.may_use(scope, id));
+        list
+    }
+
+    /// Whether a model may be asked for by this name.
+    pub fn may_use(&self, scope: &Scope, id: &str) -> bool {
+        scope.models.is_empty() || self.model(Some(id)).is_ok_and(|model| scope.allows_model(&model))
     }
 
     /// One model that is served.
@@ -95,8 +105,8 @@ impl App {
     }
 
     /// Comes true when a request must end before its answer does.
-    pub fn ended(&self, replaced: CancellationToken) -> Ended {
-        ended(self.drain.clone(), replaced)
+    pub fn ended(&self, replaced: CancellationToken, revocation: &Revocation) -> Ended {
+        ended(self.drain.clone(), replaced, revocation.clone())
     }
 
     /// The name under which a request for the model `asked` is accounted.

@@ -1,5 +1,7 @@
-//! The command line: arguments in, one of `serve`, `keys`, `usage`, `check-config` done.
+//! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `check-config` done.
 
+mod correct;
+mod keys;
 mod usage;
 
 use std::io::Write;
@@ -9,7 +11,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::auth::{self, Keys, Revoked, Wanted};
+use crate::auth;
 use crate::clock::Clock;
 use crate::config::{self, Config, LogFormat, Overrides};
 use crate::serve;
@@ -26,11 +28,14 @@ pub struct Cli {
 enum Command {
     /// Run the gateway
     Serve(ServeArguments),
-    /// Create, list and revoke API keys
+    /// Create, list, change, rotate and revoke API keys
     #[command(subcommand)]
-    Keys(KeysCommand),
+    Keys(keys::Command),
+    /// Revoke tokens of other issuers
+    #[command(subcommand)]
+    Tokens(TokensCommand),
     /// Show what was used
-    Usage(usage::UsageArguments),
+    Usage(UsageArguments),
     /// Say whether a configuration file is right, and what is wrong where
     CheckConfig {
         /// The configuration file
@@ -69,36 +74,36 @@ struct DataDirectory {
 }
 
 #[derive(Subcommand)]
-enum KeysCommand {
-    /// Create a key and print it: it is shown this once
-    Create {
-        /// Who is accounted for what is asked with the key
-        #[arg(long, value_name = "T")]
-        tenant: String,
-        /// A note for people
-        #[arg(long, value_name = "L", default_value = "")]
-        label: String,
-        /// The key's own policy, one of the configuration file; without it, as the file says for the tenant
-        #[arg(long, value_name = "P")]
-        policy: Option<String>,
-        /// How long the key is valid, such as 90d; without it, until it is revoked
-        #[arg(long, value_name = "TIME")]
-        expires: Option<String>,
-        #[command(flatten)]
-        data: DataDirectory,
-    },
-    /// List all keys by their public ids
-    List {
-        #[command(flatten)]
-        data: DataDirectory,
-    },
-    /// Revoke a key; it is refused from the next request on
+enum TokensCommand {
+    /// Refuse every token of a subject that was issued up to now; newer ones are let in
     Revoke {
-        /// The public id of the key
-        key_id: String,
+        /// Whose tokens: the issuer's name in the configuration file, a slash and the subject, as the ledger shows them
+        #[arg(value_name = "ISSUER/SUBJECT")]
+        subject: String,
         #[command(flatten)]
         data: DataDirectory,
     },
+}
+
+#[derive(Subcommand)]
+enum UsageCommand {
+    /// Correct a request's numbers: the differences are added, what was recorded stays
+    Correct(correct::CorrectArguments),
+    /// Check that the ledger is sound and agrees with itself
+    Check {
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+}
+
+/// What to do with what was used: to show it, if nothing else is said.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct UsageArguments {
+    #[command(subcommand)]
+    command: Option<UsageCommand>,
+    #[command(flatten)]
+    show: usage::ShowArguments,
 }
 
 /// Does what the command line asks for.
@@ -108,8 +113,13 @@ enum KeysCommand {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(arguments) => run_server(arguments),
-        Command::Keys(command) => keys(command),
-        Command::Usage(arguments) => usage::show(arguments),
+        Command::Keys(command) => keys::run(command),
+        Command::Tokens(TokensCommand::Revoke { subject, data }) => revoke_tokens(&subject, &data),
+        Command::Usage(UsageArguments { command: None, show }) => usage::show(show),
+        Command::Usage(UsageArguments { command: Some(command), .. }) => match command {
+            UsageCommand::Correct(what) => correct::correct(what),
+            UsageCommand::Check { data } => correct::check(&data),
+        },
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
             serve::check(&config)?;
@@ -141,6 +151,8 @@ fn log_filter(config: &Config) -> anyhow::Result<EnvFilter> {
 
 fn begin_logging(config: &Config) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(log_filter(config)?).with_writer(std::io::stderr);
+    // It would tell them on standard error, and panic where that is what cannot be written, as on a full disk.
+    let lines = lines.log_internal_errors(false);
     match config.log.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
@@ -157,28 +169,13 @@ fn data_directory(data: &DataDirectory) -> anyhow::Result<PathBuf> {
     Ok(configuration(data)?.server.data_dir)
 }
 
-fn keys(command: KeysCommand) -> anyhow::Result<()> {
+fn revoke_tokens(subject: &str, data: &DataDirectory) -> anyhow::Result<()> {
+    let config = configuration(data)?;
+    let (issuer, key_id) = auth::key_id_of(subject).context("not of the form ISSUER/SUBJECT")?;
+    config.check_issuer(issuer)?;
     let now = Clock::system().now();
-    match command {
-        KeysCommand::Create { tenant, label, policy, expires, data } => {
-            let config = configuration(&data)?;
-            if let Some(policy) = &policy {
-                config.check_policy(policy)?;
-            }
-            let expires = expires.map(|span| auth::parse_expiry(&span, now)).transpose()?;
-            let wanted = Wanted { tenant: &tenant, label: &label, policy: policy.as_deref(), expires };
-            let key = Keys::open(&config.server.data_dir)?.create(&wanted, now)?;
-            say(key.expose())
-        }
-        KeysCommand::List { data } => {
-            let keys = Keys::open(&data_directory(&data)?)?.list()?;
-            Ok(auth::write_list(&keys, now, &mut std::io::stdout().lock())?)
-        }
-        KeysCommand::Revoke { key_id, data } => match Keys::open(&data_directory(&data)?)?.revoke(&key_id, now)? {
-            Revoked::Now => say(&format!("{key_id} is revoked.")),
-            Revoked::Before => say(&format!("{key_id} was revoked before.")),
-        },
-    }
+    auth::revoke(&config.server.data_dir, &key_id, now)?;
+    say(&format!("Tokens of {key_id} that were issued up to {now:.0} are revoked."))
 }
 
 /// One text on standard output; a reader that has gone away is not an error worth a panic.

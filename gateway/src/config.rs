@@ -6,18 +6,23 @@
 mod check;
 #[cfg(test)]
 mod document;
+mod issuers;
 mod keys;
 mod layers;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::prices::{ANY_MODEL, Day, Price};
 
+pub(crate) use check::no_such;
+pub use issuers::{Issuer, SignatureAlgorithm};
 pub use layers::{ConfigError, Overrides, load};
 
 /// The whole configuration.
@@ -28,6 +33,8 @@ pub struct Config {
     pub server: Server,
     /// The admin API.
     pub admin: Admin,
+    /// API keys.
+    pub keys: Keys,
     /// The llama-server replicas.
     pub upstream: Upstream,
     /// Names under which the model is served.
@@ -41,6 +48,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// The policies of tenants that do not have the default one, by the tenant's name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Who else may say who a caller is: issuers of tokens, by the name that is given to them here.
+    pub issuers: BTreeMap<String, Issuer>,
     /// The clocks of a request, and keep-alive.
     pub timeouts: Timeouts,
     /// Keys and usage.
@@ -54,6 +63,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// Says whether there is an issuer of this name.
+    ///
+    /// # Errors
+    /// There is none; the nearest one is named.
+    pub fn check_issuer(&self, name: &str) -> Result<(), ConfigError> {
+        if self.issuers.contains_key(name) {
+            return Ok(());
+        }
+        if self.issuers.is_empty() {
+            let what = "there is no issuer\nhint: name the file in which they are with --config";
+            return Err(ConfigError::new("configuration", what));
+        }
+        let what = check::no_such("issuer", name, self.issuers.keys());
+        Err(ConfigError::new("configuration", format!("{what} Issuers are those of the file given by --config.")))
+    }
+
     /// Says whether there is a policy of this name.
     ///
     /// # Errors
@@ -77,6 +102,9 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Where keys and ledger are kept.
     pub data_dir: PathBuf,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// PEM file with the certificate chain; empty: no TLS.
     pub tls_certificate: PathBuf,
     /// PEM file with the private key; empty: no TLS.
@@ -107,6 +135,14 @@ pub struct Server {
 pub struct Admin {
     /// File with the key of the admin API; empty: nobody may use it.
     pub key_file: PathBuf,
+}
+
+/// API keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// File of keys that are declared by their hashes; empty: none.
+    pub file: PathBuf,
 }
 
 /// The llama-server replicas.
@@ -283,6 +319,24 @@ pub struct Ledger {
     /// How often the running counts of live streams are written ahead.
     #[serde(with = "duration")]
     pub progress_interval: Duration,
+    /// What becomes of new requests while the ledger cannot be written.
+    pub on_failure: OnFailure,
+    /// How long settled entries are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_entries: Duration,
+    /// How long the sums of a day are kept; zero: for ever.
+    #[serde(with = "duration")]
+    pub keep_days: Duration,
+}
+
+/// What becomes of new requests while the ledger cannot be written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They are refused.
+    Refuse,
+    /// They run, and their entries are kept in memory until they can be written.
+    Serve,
 }
 
 /// Money.
@@ -340,6 +394,22 @@ pub struct Log {
     pub format: LogFormat,
     /// A filter such as `info` or `gateway=debug`.
     pub level: String,
+}
+
+/// A network such as `10.0.0.0/8`, or one address. Bits behind the prefix are dropped.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let network =
+        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical())));
+    let wrong = |_| format!("`{}` is not a network such as 10.0.0.0/8 or 2001:db8::/32", text.escape_debug());
+    network.map(|network| network.trunc()).map_err(wrong)
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| network(text).map_err(D::Error::custom)).collect()
 }
 
 /// Durations in the file are text: `90s`, `30m`, `250ms`.

@@ -1,6 +1,8 @@
-//! What the gateway's SQLite files have in common: private permissions, WAL mode, numbered migrations.
+//! What the gateway's SQLite files have in common: private permissions, a durable journal, numbered migrations.
 //!
 //! Takes the path of a file and the SQL text of each version; gives an open connection.
+
+mod changes;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -9,7 +11,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+pub(crate) use changes::{Changes, Header};
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,9 +22,18 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// The directory or the file cannot be made.
-    #[error("cannot create {}", path.display())]
+    #[error("cannot create or open {}\n\
+             hint: its directory must be writable for the user that runs this", path.display())]
     Create {
         /// What was to be made.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
         path: PathBuf,
         /// The operating system's reason.
         source: io::Error,
@@ -28,6 +41,23 @@ pub enum DatabaseError {
     /// SQLite cannot open, read or migrate the file.
     #[error("cannot open {}", path.display())]
     Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The file's journal is of the other kind, and another process has it open.
+    #[error("the journal of {} cannot be changed while another process has it open\n\
+             hint: stop the older llama-gateway that serves from this directory", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is no SQLite database, or a damaged one.
+    #[error("{} is damaged or not a database\n\
+             hint: move it aside together with its -wal and -shm, then start again: a new one is made. \
+             What can be saved of the old one, and how, is told in docs/accounting.md", path.display())]
+    Damaged {
         /// The file.
         path: PathBuf,
         /// SQLite's reason.
@@ -57,6 +87,17 @@ pub enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// What kept the file from being opened.
+    pub(crate) fn open(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, source },
+            _ => Self::Open { path, source },
+        }
+    }
+}
+
 /// Creates the data directory, for this user alone. A directory that exists is left as it is.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), DatabaseError> {
     let mut builder = DirBuilder::new();
@@ -68,28 +109,69 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), DatabaseError> {
 
 /// Opens a file for reading and writing, creating it for this user alone.
 pub(crate) fn open_private_file(path: &Path) -> Result<std::fs::File, DatabaseError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|source| DatabaseError::Create { path: path.to_owned(), source })
+    let opened = private().create(true).truncate(false).open(path);
+    opened.map_err(|source| DatabaseError::Create { path: path.to_owned(), source })
 }
 
 /// Opens a database for reading and writing and brings its schema to the version after the last of `migrations`.
+/// Its journal is a write-ahead log: readers and the writer do not wait for each other.
 pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    // SQLite would create the file with the umask's permissions; its -wal and -shm files copy those of the file.
-    drop(open_private_file(path)?);
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    open_with(path, "wal", migrations)
+}
+
+/// The same with a rollback journal: every commit raises the change counter in the file's header.
+pub(crate) fn open_with_rollback(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    open_with(path, "delete", migrations)
+}
+
+fn open_with(path: &Path, journal: &str, migrations: &[&str]) -> Result<Connection, DatabaseError> {
+    create_private_file(path)?;
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&connection).map_err(failed)?;
-    migrate(&mut connection, path, migrations)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    // Before anything else is done with it: what a newer program wrote may need another journal.
+    let (found, known) = (version(&connection).map_err(failed)?, migrations.len());
+    if found > known {
+        return Err(DatabaseError::Newer { path: path.to_owned(), found, known });
+    }
+    if found == 0 {
+        // Before anything is written to a new file: pages that become free can then be given back in small steps. To say
+        // so of an old one would write to it.
+        connection.pragma_update(None, "auto_vacuum", "incremental").map_err(failed)?;
+    }
+    if !configure(&connection, journal).map_err(failed)? {
+        return Err(DatabaseError::Journal { path: path.to_owned() });
+    }
+    if found < known {
+        migrate(&mut connection, path, migrations)?;
+    }
     Ok(connection)
+}
+
+/// Creates a file that is missing, for this user alone: SQLite would give it the umask's permissions; its journals copy
+/// those of the file. One that is there is not even opened, because closing a file drops all locks that this process
+/// has on it, those of SQLite's connections included.
+fn create_private_file(path: &Path) -> Result<(), DatabaseError> {
+    match private().create_new(true).open(path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(DatabaseError::Create { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Opens a database for reading only, beside whoever writes it. The file must exist.
 pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connection, DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -101,12 +183,13 @@ pub(crate) fn open_to_read(path: &Path, migrations: &[&str]) -> Result<Connectio
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+/// Gives whether the journal is of the kind that is wanted now.
+fn configure(connection: &Connection, journal: &str) -> rusqlite::Result<bool> {
+    let is: String = connection.pragma_update_and_check(None, "journal_mode", journal, |row| row.get(0))?;
     connection.pragma_update(None, "synchronous", "full")?;
     // A reader that stays long lets the WAL grow; it is cut back to this many bytes afterwards.
-    connection.pragma_update(None, "journal_size_limit", 16 << 20)
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    Ok(is == journal)
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<usize> {
@@ -116,7 +199,7 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 
 /// One transaction for all: two programs that start at once cannot both migrate.
 fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), DatabaseError> {
-    let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let failed = |source| DatabaseError::open(path, source);
     let known = migrations.len();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;
@@ -199,6 +282,20 @@ mod tests {
                 opener.join().unwrap().unwrap();
             }
         });
+    }
+
+    #[test]
+    fn a_file_with_a_write_ahead_log_gets_a_rollback_journal_once_nobody_else_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sqlite");
+        let old = open(&path, &[FIRST]).unwrap();
+        old.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        assert!(open_with_rollback(&path, &[FIRST]).is_err());
+        drop(old);
+        let new = open_with_rollback(&path, &[FIRST]).unwrap();
+        assert_eq!(new.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
+        let mode: String = new.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "delete");
     }
 
     #[cfg(unix)]

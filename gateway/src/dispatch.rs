@@ -23,8 +23,8 @@ const MAX_ATTEMPTS: u32 = 8;
 
 /// Waits for a slot, makes the row durable, asks llama-server, reads the head of its answer.
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
-    let Queued { ask, work, mut account, waiting, deadline, total, wait, .. } = queued;
-    let ended = app.ended(account.replaced());
+    let Queued { ask, work, mut account, waiting, deadline, total, wait, revocation, .. } = queued;
+    let ended = app.ended(account.replaced(), &revocation);
     let mut dispatch = Dispatch { app, ask: &ask, work, account: &mut account, deadline, total };
     let answered = tokio::select! {
         answered = dispatch.run(waiting, &wait) => answered,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::account::Account;
 use crate::admit::Begun;
 use crate::app::App;
+use crate::auth::Revocation;
 use crate::count::Counted;
 use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
@@ -31,6 +32,8 @@ pub(crate) struct Queued {
     pub(crate) total: Instant,
     /// What the head of its answer tells of the wait.
     pub(crate) wait: Wait,
+    /// When its key is revoked so that what it runs ends.
+    pub(crate) revocation: Revocation,
 }
 
 /// Takes the request's place in the queue.
@@ -45,7 +48,8 @@ pub(crate) fn enqueue(app: &App, begun: Begun, arrival: &Arrival) -> Result<Queu
         rejection
     })?;
     let wait = Wait::begin(waiting.entry().position);
-    Ok(Queued { ask, counted, work, account, waiting, deadline, total, wait })
+    let revocation = arrival.caller.revocation.clone();
+    Ok(Queued { ask, counted, work, account, waiting, deadline, total, wait, revocation })
 }
 
 fn ticket(app: &App, ask: &Ask, work: Work, arrival: &Arrival) -> Ticket {

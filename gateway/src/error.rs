@@ -78,6 +78,10 @@ pub enum Reason {
     AdminDisabled,
     /// There is no API key with this id: an answer of the admin API.
     KeyNotFound,
+    /// A token of another issuer that is not valid, or not here.
+    InvalidToken,
+    /// There are no keys to check a token with.
+    IssuerUnavailable,
     /// The model is not one of those that are served.
     ModelNotFound,
     /// The path is not one of those that are served.
@@ -140,6 +144,8 @@ impl Reason {
             Self::ModelNotAllowed => "model_not_allowed",
             Self::AdminDisabled => "admin_disabled",
             Self::KeyNotFound => "key_not_found",
+            Self::InvalidToken => "invalid_token",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelNotFound => "model_not_found",
             Self::UnknownUrl => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -171,7 +177,7 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
-            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
+            Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
                 StatusCode::FORBIDDEN
             }
@@ -189,6 +195,7 @@ impl Reason {
             | Self::WaitTooLong => StatusCode::TOO_MANY_REQUESTS,
             Self::Replaced => StatusCode::CONFLICT,
             Self::QueueTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::LedgerUnavailable
@@ -211,6 +218,7 @@ impl Reason {
             | Self::ModelNotAllowed
             | Self::AdminDisabled
             | Self::KeyNotFound
+            | Self::InvalidToken
             | Self::ModelNotFound
             | Self::UnknownUrl
             | Self::MethodNotAllowed
@@ -231,12 +239,22 @@ impl Reason {
             | Self::QueueTimeout
             | Self::FirstTokenTimeout
             | Self::StreamIdleTimeout
+            | Self::IssuerUnavailable
             | Self::BackendUnavailable
             | Self::ModelLoading
             | Self::BackendError
             | Self::LedgerUnavailable
             | Self::Draining
             | Self::Internal => true,
+        }
+    }
+
+    /// What is asked of a client whose credential is missing or refused (RFC 6750).
+    fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::InvalidApiKey => Some("Bearer"),
+            Self::InvalidToken => Some("Bearer error=\"invalid_token\""),
+            _ => None,
         }
     }
 
@@ -256,6 +274,8 @@ impl Reason {
         match self {
             Self::InvalidRequest => None,
             Self::RequestRate | Self::TokenRate | Self::Concurrency => Some("rate_limit_exceeded"),
+            // The only code of OpenAI's for a credential that is not valid.
+            Self::InvalidToken => Some(Self::InvalidApiKey.label()),
             _ => Some(self.label()),
         }
     }
@@ -328,6 +348,11 @@ impl Rejection {
         Self::new(Reason::BackendError, "The model server failed to answer the request.").retry_after(GONE_RETRY_AFTER)
     }
 
+    /// The gateway itself is at fault.
+    pub fn internal() -> Self {
+        Self::new(Reason::Internal, "The gateway is at fault.")
+    }
+
     /// Adds what only the operator may read.
     pub fn operator(mut self, text: impl Into<String>) -> Self {
         self.operator = Some(text.into());
@@ -372,8 +397,8 @@ impl Rejection {
         let mut response = (self.reason.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.reason == Reason::InvalidApiKey {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.reason.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.reason == Reason::Draining {
             // The next request is to find another gateway.

@@ -98,7 +98,7 @@ async fn streamed(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Result<R
         dialect: queued.ask.surface.dialect(),
         request_id: arrival.request_id.clone(),
         answered: queued.account.answered(),
-        ended: app.ended(queued.account.replaced()),
+        ended: app.ended(queued.account.replaced(), &queued.revocation),
         view: queued.waiting.view(),
         queue_update: patience.pause(timeouts.queue_update),
         keep_alive: patience.pause(timeouts.keep_alive),
@@ -146,7 +146,7 @@ fn answering(app: &Arc<App>, queued: Queued, arrival: &Arrival) -> Answering {
     Box::pin(async move {
         // What llama-server gets is not needed for the reply, and is not kept until it has come.
         let ask = Ask { upstream_body: Bytes::new(), ..queued.ask.clone() };
-        let ended = app.ended(queued.account.replaced());
+        let ended = app.ended(queued.account.replaced(), &queued.revocation);
         let running = dispatch(&app, queued).await?;
         whole(running, &ask, meter, ended).await
     })

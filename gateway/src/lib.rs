@@ -38,6 +38,8 @@ pub mod config;
 pub mod database;
 pub mod error;
 pub mod metrics;
+pub mod outbound;
+pub mod panics;
 pub mod parameters;
 pub mod prices;
 mod table;

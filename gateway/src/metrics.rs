@@ -1,15 +1,15 @@
 //! What Prometheus sees. Each metric's doc comment is its help text.
 //!
-//! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key,
-//! models that are served. Nothing that a client sends becomes a label.
+//! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key or are
+//! named by the token of a configured issuer, models that are served. Nothing that a client sends becomes a label.
 
 use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::{Atomic, GenericCounter};
 use prometheus::{
-    Counter, CounterVec, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A large model on one T4 prefills for minutes: first tokens are told apart up to half an hour.
@@ -64,6 +64,12 @@ metrics! {
     /// Time that requests held slots, in seconds, by tenant, model and phase: prefill (to the first token), decode. A
     /// request with two slots counts twice.
     slot_seconds_total: CounterVec = |opts| CounterVec::new(opts, &["tenant", "model", "phase"]);
+    /// Tokens that were refused, by issuer (empty: none that is configured) and reason.
+    tokens_refused_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["issuer", "reason"]);
+    /// Fetches of an issuer's keys, by what came of them: ok, unreachable, timeout, status, too_long, malformed, file.
+    token_key_fetches_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["issuer", "outcome"]);
+    /// When the keys of the issuer were fetched last, in seconds since 1970: their age is the time since then.
+    token_keys_fetched_timestamp_seconds: GaugeVec = |opts| GaugeVec::new(opts, &["issuer"]);
     /// Requests that a limit of the tenant or of one of its keys refused, by limit.
     limit_refusals_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "limit"]);
     /// Tokens a minute of the tenant: the highest level of its bucket.
@@ -139,13 +145,23 @@ metrics! {
     framing_refused_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Connections and HTTP/2 streams that were cut off because the client did not read.
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
+    declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Faults of the gateway (panics) that each ended a request or a task; the log says where they are.
+    panics_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
     open_connections: IntGauge = |opts| IntGauge::with_opts(opts);
     /// Age of the oldest ledger message that is not yet durable, in seconds.
     ledger_lag_seconds: Gauge = |opts| Gauge::with_opts(opts);
+    /// Ledger transactions that were committed, each for all requests that waited for one.
+    ledger_commits_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Ledger transactions that failed.
     ledger_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
-    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused.
+    /// Requests that were let begin although the ledger could not record it (ledger.on_failure = "serve").
+    ledger_unrecorded_requests_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Entries that are over and kept in memory because the ledger cannot be written.
+    ledger_unsettled_entries: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// Whether the last ledger transaction succeeded: 1 or 0. At 0, new requests are refused, or as configured.
     ledger_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
 }
 

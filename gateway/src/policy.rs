@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn of(tenant: &str, key_policy: Option<&str>) -> Caller {
-        Caller { tenant: tenant.into(), key_id: "k".into(), policy: key_policy.map(Arc::from), scope: Arc::default() }
+        Caller { policy: key_policy.map(Arc::from), ..Caller::new(tenant, "k") }
     }
 
     fn class_of(policies: &Policies, caller: &Caller) -> String {

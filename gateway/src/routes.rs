@@ -11,14 +11,15 @@ use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{self, Caller, Scope, address};
 use crate::error::{Dialect, Reason, Rejection, new_request_id};
 use crate::handle::{Arrival, handle};
+use crate::panics;
 use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::server::Client;
@@ -63,34 +64,48 @@ fn surface(surface: Surface) -> MethodRouter<Arc<App>> {
         drop(head);
         match arrival {
             Some(arrival) => handle(&app, surface, arrival, body).await,
-            None => Rejection::new(Reason::Internal, "The gateway is at fault.").response(surface.dialect(), ""),
+            None => Rejection::internal().response(surface.dialect(), ""),
         }
     })
 }
 
-/// Gives the request its id, refuses it without a key, and names its id in the answer; to those who are known it tells
-/// what they may still use.
+/// Gives the request its id, has it answered, and names its id in the answer. A fault of the gateway ends here: it
+/// becomes a 500.
 async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId(new_request_id().into());
     request.extensions_mut().insert(request_id.clone());
     let dialect = Dialect::of_request(request.uri().path(), request.headers());
-    let mut response = if is_open(&request) {
-        next.run(request).await
-    } else {
-        match Asking::of(&app, request.headers()) {
-            Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-            Ok(asking) => {
-                let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
-                let mut response = match admit(&app, &mut request, asking, request_id.0.clone()) {
-                    Ok(()) => next.run(request).await,
-                    Err(rejection) => app.refuse(dialect, &request_id.0, &rejection),
-                };
-                app.limits.tell(&caller, &terms, response.headers_mut());
-                response
-            }
-        }
-    };
+    let answered = panics::caught(answer(&app, request, next, dialect, &request_id)).await;
+    let mut response = answered.unwrap_or_else(|| {
+        tracing::error!(request_id = &*request_id.0, "a request is answered with 500 because its handler panicked");
+        Rejection::internal().response(dialect, &request_id.0)
+    });
     dialect.name_request(&mut response, &request_id.0);
+    response
+}
+
+/// Refuses a request without a key; to those who are known it tells what they may still use.
+async fn answer(
+    app: &App,
+    mut request: Request,
+    next: Next,
+    dialect: Dialect,
+    RequestId(request_id): &RequestId,
+) -> Response {
+    if is_open(&request) {
+        return next.run(request).await;
+    }
+    let client = request.extensions().get::<Arc<Client>>().cloned();
+    let asking = match Asking::of(app, client, request.headers()).await {
+        Ok(asking) => asking,
+        Err(rejection) => return app.refuse(dialect, request_id, &rejection),
+    };
+    let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
+    let mut response = match admit(app, &mut request, asking, request_id.clone()) {
+        Ok(()) => next.run(request).await,
+        Err(rejection) => app.refuse(dialect, request_id, &rejection),
+    };
+    app.limits.tell(&caller, &terms, response.headers_mut());
     response
 }
 
@@ -98,20 +113,23 @@ fn is_open(request: &Request) -> bool {
     request.extensions().get::<MatchedPath>().is_some_and(|path| OPEN.contains(&path.as_str()))
 }
 
-/// Who has shown a key, when, and on which terms.
+/// Who has shown a key, on which connection, when, and on which terms.
 struct Asking {
     caller: Caller,
+    client: Arc<Client>,
     terms: Terms,
     at: Instant,
     timestamp: Timestamp,
 }
 
 impl Asking {
-    fn of(app: &App, headers: &HeaderMap) -> Result<Self, Rejection> {
+    async fn of(app: &App, client: Option<Arc<Client>>, headers: &HeaderMap) -> Result<Self, Rejection> {
         let (at, timestamp) = (Instant::now(), app.clock.now());
-        let caller = app.authenticator.authenticate(headers, timestamp)?;
+        let client = client.ok_or_else(Rejection::internal)?;
+        let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
+        address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
-        Ok(Self { caller, terms, at, timestamp })
+        Ok(Self { caller, client, terms, at, timestamp })
     }
 }
 
@@ -122,10 +140,8 @@ fn admit(app: &App, request: &mut Request, asking: Asking, request_id: Arc<str>)
     }
     refuse_encoding(request.headers())?;
     let patience = Patience::of(request.headers());
-    let Asking { caller, terms, at, timestamp } = asking;
-    if let Some(client) = request.extensions().get::<Arc<Client>>().cloned() {
-        request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
-    }
+    let Asking { caller, client, terms, at, timestamp } = asking;
+    request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
     Ok(())
 }
 
@@ -150,16 +166,21 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn list_models(State(app): State<Arc<App>>) -> Response {
-    axum::Json(app.models()).into_response()
+async fn list_models(State(app): State<Arc<App>>, request: Request) -> Response {
+    match scope_of(&request) {
+        Ok(scope) => axum::Json(app.models(scope)).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
+    }
 }
 
 async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>, request: Request) -> Response {
     // A name that is not UTF-8 once its escapes are read is no model's name.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    match app.one_model(&id) {
-        Some(model) => axum::Json(model).into_response(),
-        None => app.refuse(Dialect::OpenAi, id_of(&request), &app.no_such_model(&id)),
+    let found = scope_of(&request)
+        .and_then(|scope| app.one_model(&id).filter(|_| app.may_use(scope, &id)).ok_or_else(|| app.no_such_model(&id)));
+    match found {
+        Ok(model) => axum::Json(model).into_response(),
+        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
     }
 }
 
@@ -177,9 +198,14 @@ async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response 
     app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
 }
 
-async fn method_not_allowed(State(app): State<Arc<App>>, method: Method, request: Request) -> Response {
-    let rejection = Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path."));
+async fn method_not_allowed(State(app): State<Arc<App>>, request: Request) -> Response {
+    let rejection = Rejection::new(Reason::MethodNotAllowed, "This path is not served by this method.");
     app.refuse(Dialect::of_request(request.uri().path(), request.headers()), id_of(&request), &rejection)
+}
+
+/// What the caller of a request may use. Every request that has passed the gate has one.
+fn scope_of(request: &Request<Body>) -> Result<&Scope, Rejection> {
+    request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(Rejection::internal)
 }
 
 fn id_of(request: &Request<Body>) -> &str {

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{self, Authenticator, Caller, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::count::Counter;
+use crate::ledger::retention::{Keep, Retention};
 use crate::ledger::usage::Reader;
 use crate::ledger::{Ledger, Settings};
 use crate::limit;
@@ -25,7 +26,7 @@ use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
 use crate::upstream::Upstream;
 use crate::usage::Reads;
-use crate::{admin, routes};
+use crate::{admin, panics, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
 /// it they are refused. Each costs the ledger 50 bytes.
@@ -42,8 +43,21 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Bounds::new(&config.requests)?;
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
+    auth::declared(config)?;
+    Tokens::check(&config.issuers)?;
     tls(config)?;
     Ok(())
+}
+
+/// How the configuration wants the ledger to be kept.
+pub fn ledger_settings(config: &Config) -> Settings {
+    let ledger = &config.ledger;
+    Settings {
+        progress_interval: ledger.progress_interval,
+        max_live: MAX_LIVE,
+        on_failure: ledger.on_failure,
+        export: false,
+    }
 }
 
 /// Runs the gateway until it has drained after SIGTERM or SIGINT.
@@ -55,8 +69,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let limits = Limits::from(&config.server);
     let grace = config.server.drain_grace;
     let tls = tls(&config)?;
-    let settings = Settings { progress_interval: config.ledger.progress_interval, max_live: MAX_LIVE, export: false };
-    let (ledger, writer) = Ledger::open(&directory, clock.clone(), settings)?;
+    let (ledger, writer) = Ledger::open(&directory, clock.clone(), ledger_settings(&config))?;
     if writer.interrupted() > 0 {
         tracing::warn!(entries = writer.interrupted(), "closed what an earlier process had left open");
     }
@@ -64,14 +77,22 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let policies = Policies::new(&config)?;
-    let authenticator = Authenticator::open(&directory)?;
-    let used = limits_of(&directory, &clock, &policies, &authenticator)?;
+    let authenticator = Arc::new(Authenticator::open(&directory)?.declaring(&config)?);
+    tasks.spawn(auth::tend(authenticator.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new()?);
+    panics::watch(metrics.panics_total.clone());
+    let tokens = Tokens::open(&config.issuers, &directory, metrics.clone())?;
+    let used = limits_of(&directory, &clock, &policies, (&authenticator, &tokens))?;
+    tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let keep = Keep { entries: config.ledger.keep_entries, days: config.ledger.keep_days };
+    let retention = Retention::new(ledger.clone(), clock.clone(), keep).run();
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retention));
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
+        tokens,
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
@@ -132,17 +153,21 @@ fn limits_of(
     directory: &Path,
     clock: &Clock,
     policies: &Policies,
-    authenticator: &Authenticator,
+    (authenticator, tokens): (&Authenticator, &Tokens),
 ) -> anyhow::Result<limit::Limits> {
     let limits = limit::Limits::new(clock.clone());
     let who = |tenant: &str, key_id: &str| {
-        // A key that is gone leaves what its tenant used.
-        let unknown = || Caller { tenant: tenant.into(), key_id: key_id.into(), policy: None, scope: Arc::default() };
+        // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
+        let policy = tokens.fixed_policy(key_id).map(Arc::from);
+        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))
     };
-    limits.restore(&Reader::open(directory)?, who)?;
+    limits.restore(&Reader::open(directory)?, who).context(
+        "what was used before cannot be read\n\
+         hint: `llama-gateway usage check` says whether the ledger is damaged, docs/accounting.md how to go on",
+    )?;
     Ok(limits)
 }
 

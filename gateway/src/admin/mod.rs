@@ -3,6 +3,7 @@
 //! Health and metrics are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
 //! answer has its `x-request-id`.
 
+mod body;
 mod costs;
 mod gate;
 mod keys;
@@ -16,7 +17,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{Method, StatusCode, header};
 
 use crate::app::App;
@@ -31,7 +32,10 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
     let guarded = Router::new()
-        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{id}", get(keys::get).patch(keys::change))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/v1/keys/{id}/revoke", post(keys::revoke))
         .route("/v1/organization/usage/completions", get(usage::completions))
         .route("/v1/organization/usage/embeddings", get(usage::embeddings))
         .route("/v1/organization/costs", get(costs::costs))
@@ -51,11 +55,11 @@ async fn method_not_allowed(method: Method) -> gate::Refused {
     Rejection::new(Reason::MethodNotAllowed, format!("{method} is not served on this path.")).into()
 }
 
-/// Ready: a model is loaded, the ledger records, and the gateway is not shutting down.
+/// Ready: a model is loaded, the ledger records (or need not), and the gateway is not shutting down.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let state = if app.drain.is_started() {
         Err("draining".to_owned())
-    } else if !app.ledger.health().healthy {
+    } else if !app.ledger.takes_requests() {
         Err("the ledger cannot be written".to_owned())
     } else {
         app.ready().map_err(|rejection| match rejection.operator {
@@ -95,11 +99,15 @@ fn refresh(app: &App, metrics: &Metrics) {
     }
     app.limits.observe(metrics);
     raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
+    metrics.declared_keys_healthy.set(i64::from(app.authenticator.declared_is_healthy()));
     let health = app.ledger.health();
     metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
     metrics.ledger_healthy.set(i64::from(health.healthy));
     metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
+    raise(&metrics.ledger_commits_total, health.commits);
     raise(&metrics.ledger_failures_total, health.failures);
+    raise(&metrics.ledger_unrecorded_requests_total, health.unrecorded);
+    metrics.ledger_unsettled_entries.set(health.unsettled as i64);
     raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
     raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

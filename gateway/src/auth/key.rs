@@ -24,14 +24,28 @@ pub struct NewKey {
 
 impl NewKey {
     /// Draws a key from the operating system's random numbers.
-    pub(super) fn draw() -> Result<Self, getrandom::Error> {
-        let mut random = [0; 5 + SECRET_BYTES];
-        getrandom::fill(&mut random)?;
-        let (id, secret) = random.split_at(5);
-        let mut text = format!("{PREFIX}{}-{}", base32(id), base32(secret));
+    ///
+    /// # Errors
+    /// It gives none.
+    pub fn draw() -> Result<Self, getrandom::Error> {
+        let mut id = [0; 5];
+        getrandom::fill(&mut id)?;
+        Self::draw_for(&base32(&id))
+    }
+
+    /// Draws another secret for the key with this id.
+    pub(super) fn draw_for(id: &str) -> Result<Self, getrandom::Error> {
+        let mut secret = [0; SECRET_BYTES];
+        getrandom::fill(&mut secret)?;
+        let mut text = format!("{PREFIX}{id}-{}", base32(&secret));
         let check = checksum(&text);
         text.push_str(&check);
         Ok(Self { text })
+    }
+
+    /// What is stored of it.
+    pub(super) fn hash(&self) -> KeyHash {
+        hash(self.text.as_bytes())
     }
 
     /// The key itself.
@@ -51,17 +65,25 @@ impl std::fmt::Debug for NewKey {
     }
 }
 
-/// The id in a key, if the text is well-formed: right length, alphabet and check.
-pub(super) fn key_id(text: &[u8]) -> Option<&str> {
+/// The id in a key, if the text is well-formed: right length, alphabet and check. That it is one says nothing of whether
+/// there is such a key.
+pub fn key_id(text: &[u8]) -> Option<&str> {
     let text = str::from_utf8(text).ok()?;
     if text.len() != KEY_CHARS || !text.is_ascii() {
         return None;
     }
     let (rest, check) = text.split_at(KEY_CHARS - CHECK_CHARS);
     let (id, secret) = rest.strip_prefix(PREFIX)?.split_once('-')?;
-    let in_alphabet = |part: &str| part.bytes().all(|byte| ALPHABET.contains(&byte));
-    let well_formed = id.len() == ID_CHARS && in_alphabet(id) && in_alphabet(secret) && check == checksum(rest);
-    well_formed.then_some(id)
+    (is_id(id) && in_alphabet(secret) && check == checksum(rest)).then_some(id)
+}
+
+/// Whether a key may have this id.
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == ID_CHARS && in_alphabet(text)
+}
+
+fn in_alphabet(text: &str) -> bool {
+    text.bytes().all(|byte| ALPHABET.contains(&byte))
 }
 
 pub(super) fn hash(text: &[u8]) -> KeyHash {

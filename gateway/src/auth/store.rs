@@ -1,38 +1,20 @@
-//! `keys.sqlite`: what is known of each API key. The command line writes it, also while a server reads it.
+//! What is known of each API key, in `keys.sqlite`: made, listed, changed, rotated and revoked by the command line and by
+//! the admin API, also while a server reads it (`follow`).
 
-use std::io::Write;
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use super::info::KeyInfo;
 use super::key::{KeyHash, NewKey};
-use crate::config::is_name;
-use crate::database::{self, DatabaseError, read_time};
-use crate::table;
+use super::schema;
+use super::scope::{Scope, ScopeError};
+use super::wanted::{Change, Wanted};
+use crate::database::{DatabaseError, read_time};
 
-/// The file in the data directory. Not the ledger's: its many commits would look like changes to the keys.
-const FILE: &str = "keys.sqlite";
-
-/// One SQL text a version; what has been released is never edited.
-const MIGRATIONS: &[&str] = &[
-    // 1. Times are milliseconds since 1970.
-    "CREATE TABLE keys (
-        key_id     TEXT    NOT NULL PRIMARY KEY,
-        hash       BLOB    NOT NULL,
-        tenant     TEXT    NOT NULL,
-        label      TEXT    NOT NULL,
-        created_ms INTEGER NOT NULL,
-        expires_ms INTEGER,
-        revoked_ms INTEGER
-    ) STRICT;",
-    // 2. The name of the key's own policy; NULL: its tenant's configuration decides.
-    "ALTER TABLE keys ADD COLUMN policy TEXT;",
-];
-
-const MAX_LABEL_CHARS: usize = 200;
-
-/// Why a key cannot be made, listed or revoked.
+/// Why a key cannot be made, listed, changed, rotated or revoked.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be used.
@@ -43,51 +25,40 @@ pub enum KeyError {
     Sql(#[from] rusqlite::Error),
     /// The operating system gives no random numbers.
     #[error("cannot draw random numbers: {0}")]
-    Random(getrandom::Error),
+    Random(#[from] getrandom::Error),
     /// Not a name for a tenant.
     #[error("`{}` is not a tenant name\nhint: use 1 to 64 of the characters A-Z a-z 0-9 . _ -", .0.escape_debug())]
     Tenant(String),
     /// Not a label.
-    #[error("a label has at most {MAX_LABEL_CHARS} characters and no control characters")]
-    Label,
-    /// Not a time span, or one that does not end in the future.
-    #[error("`{}` is not a time span that ends in the future, such as 12h, 90d or 1y", .0.escape_debug())]
+    #[error("a label has at most {most} characters and no control characters")]
+    Label {
+        /// How many it may have.
+        most: usize,
+    },
+    /// Not a time, or one that does not lie in the future.
+    #[error(
+        "`{}` is not a time in the future\nhint: give a span such as 12h, 90d or 1y, or a time such as 2030-01-31T12:00:00Z",
+        .0.escape_debug()
+    )]
     Expiry(String),
+    /// Not an overlap.
+    #[error("`{}` is not a time span of at most a year, such as 24h, or 0s", .0.escape_debug())]
+    Overlap(String),
+    /// An entry of a scope that cannot be used.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// There is no such key.
-    #[error("there is no key with the id `{}`\nhint: `llama-gateway keys list` shows them", .0.escape_debug())]
+    #[error(
+        "there is no key with the id `{}`\nhint: `llama-gateway keys list` shows them; a declared key is changed in its file",
+        .0.escape_debug()
+    )]
     Unknown(String),
-}
-
-/// What a key is to be.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted<'a> {
-    /// Whose it is.
-    pub tenant: &'a str,
-    /// What its owner calls it; may be empty.
-    pub label: &'a str,
-    /// The name of its own policy.
-    pub policy: Option<&'a str>,
-    /// From when on it is refused.
-    pub expires: Option<Timestamp>,
-}
-
-/// What is known of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyInfo {
-    /// Its public part.
-    pub key_id: String,
-    /// Whose it is: the unit of accounting.
-    pub tenant: String,
-    /// What its owner calls it; may be empty.
-    pub label: String,
-    /// The name of its own policy, if it has one.
-    pub policy: Option<String>,
-    /// When it was made.
-    pub created: Option<Timestamp>,
-    /// From when on it is refused.
-    pub expires: Option<Timestamp>,
-    /// Since when it is refused.
-    pub revoked: Option<Timestamp>,
+    /// The key was revoked.
+    #[error("the key `{0}` is revoked, which is for good\nhint: create another one")]
+    Revoked(String),
+    /// The file of declared keys cannot be used.
+    #[error(transparent)]
+    Declared(#[from] super::declared::DeclaredError),
 }
 
 /// What a revocation found.
@@ -95,63 +66,35 @@ pub struct KeyInfo {
 pub enum Revoked {
     /// The key was valid and is no more.
     Now,
-    /// The key had been revoked before, which stays as it is.
+    /// The key had been revoked before.
     Before,
 }
 
-/// The time that lies `span` (such as `90d`) after `now`.
-///
-/// # Errors
-/// When `span` cannot be read, is zero or reaches too far.
-pub fn parse_expiry(span: &str, now: Timestamp) -> Result<Timestamp, KeyError> {
-    let wrong = || KeyError::Expiry(span.to_owned());
-    let duration = humantime::parse_duration(span).map_err(|_| wrong())?;
-    let duration = SignedDuration::try_from(duration).map_err(|_| wrong())?;
-    let expires = now.checked_add(duration).map_err(|_| wrong())?;
-    if expires > now { Ok(expires) } else { Err(wrong()) }
-}
-
-/// The keys, for the command line.
+/// The keys that are stored.
 pub struct Keys(Connection);
 
+/// A key with its last use.
+const SELECT: &str = "SELECT keys.*, last_used.used_ms FROM keys LEFT JOIN last_used USING (key_id)";
+
 impl Keys {
-    /// Opens `keys.sqlite` in the data directory and creates what is missing.
+    /// Opens `keys.sqlite` in the data directory and creates what is missing. Blocks on the disk, as does all that
+    /// follows.
     ///
     /// # Errors
     /// When the directory, the file or its schema cannot be used.
     pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
-        Ok(Self(open(data_dir)?))
+        Ok(Self(schema::open(data_dir)?))
     }
 
-    /// Makes a key and stores its hash. The key itself is in the answer and nowhere else. Whether its policy exists is
-    /// for the caller to know.
+    /// Makes a key and stores its hash. The key itself is in the answer and nowhere else.
     ///
     /// # Errors
     /// When tenant or label are not allowed, or the key cannot be stored.
-    pub fn create(&self, wanted: &Wanted<'_>, now: Timestamp) -> Result<NewKey, KeyError> {
-        let Wanted { tenant, label, policy, expires } = *wanted;
-        if !is_name(tenant) {
-            return Err(KeyError::Tenant(tenant.to_owned()));
-        }
-        if label.chars().count() > MAX_LABEL_CHARS || label.contains(char::is_control) {
-            return Err(KeyError::Label);
-        }
+    pub fn create(&self, wanted: &Wanted, now: Timestamp) -> Result<NewKey, KeyError> {
+        wanted.check()?;
         loop {
-            let key = NewKey::draw().map_err(KeyError::Random)?;
-            let inserted = self.0.execute(
-                "INSERT INTO keys (key_id, hash, tenant, label, policy, created_ms, expires_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![
-                    key.key_id(),
-                    super::key::hash(key.expose().as_bytes()),
-                    tenant,
-                    label,
-                    policy,
-                    now.as_millisecond(),
-                    expires.map(Timestamp::as_millisecond),
-                ],
-            );
-            match inserted {
+            let key = NewKey::draw()?;
+            match self.insert(&key, wanted, now) {
                 Ok(_) => return Ok(key),
                 // Two keys drew the same id, of 2^40: draw again.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
@@ -160,77 +103,155 @@ impl Keys {
         }
     }
 
-    /// All keys, in the order in which they were made.
+    fn insert(&self, key: &NewKey, wanted: &Wanted, now: Timestamp) -> rusqlite::Result<usize> {
+        let Wanted { tenant, label, policy, expires, scope } = wanted;
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO keys (key_id, hash, tenant, label, policy, created_ms, expires_ms, models, surfaces, networks)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?;
+        statement.execute(params![
+            key.key_id(),
+            key.hash(),
+            tenant,
+            label,
+            policy,
+            now.as_millisecond(),
+            expires.map(Timestamp::as_millisecond),
+            list(&scope.models),
+            list(&scope.surface_names()),
+            list(&scope.network_names()),
+        ])
+    }
+
+    /// All keys, in the order in which they were made; then those of `declared`, with what is known of their last use.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn list(&self) -> Result<Vec<KeyInfo>, KeyError> {
-        let mut statement = self.0.prepare("SELECT * FROM keys ORDER BY created_ms, key_id")?;
-        let keys = statement.query_map([], info)?;
-        Ok(keys.collect::<rusqlite::Result<_>>()?)
+    pub fn list(&self, declared: Vec<KeyInfo>) -> Result<Vec<KeyInfo>, KeyError> {
+        let mut statement = self.0.prepare(&format!("{SELECT} ORDER BY created_ms, key_id"))?;
+        let mut keys: Vec<_> = statement.query_map([], info)?.collect::<rusqlite::Result<_>>()?;
+        for key in declared {
+            keys.push(self.with_last_use(key)?);
+        }
+        Ok(keys)
     }
 
-    /// Refuses a key from now on; a running server does so at the next request.
+    /// One key, be it stored or one of `declared`.
+    ///
+    /// # Errors
+    /// When there is no such key, or what SQLite says.
+    pub fn get(&self, key_id: &str, declared: &[KeyInfo]) -> Result<KeyInfo, KeyError> {
+        match declared.iter().find(|key| key.key_id == key_id) {
+            Some(key) => Ok(self.with_last_use(key.clone())?),
+            None => get(&self.0, key_id),
+        }
+    }
+
+    fn with_last_use(&self, key: KeyInfo) -> rusqlite::Result<KeyInfo> {
+        let mut statement = self.0.prepare_cached("SELECT used_ms FROM last_used WHERE key_id = ?1")?;
+        let last_used = statement.query_row([&key.key_id], |row| read_time(row, "used_ms")).optional()?.flatten();
+        Ok(KeyInfo { last_used, ..key })
+    }
+
+    /// Changes what a key is; a running server follows at the next request. Gives what it is then.
+    ///
+    /// # Errors
+    /// When there is no such key, the label is not allowed, or the change cannot be stored.
+    pub fn change(&self, key_id: &str, change: &Change) -> Result<KeyInfo, KeyError> {
+        let transaction = self.begin()?;
+        let mut info = get(&transaction, key_id)?;
+        change.apply(&mut info)?;
+        transaction.execute(
+            "UPDATE keys SET label = ?2, policy = ?3, expires_ms = ?4, models = ?5, surfaces = ?6, networks = ?7
+             WHERE key_id = ?1",
+            params![
+                key_id,
+                info.label,
+                info.policy,
+                info.expires.map(Timestamp::as_millisecond),
+                list(&info.scope.models),
+                list(&info.scope.surface_names()),
+                list(&info.scope.network_names()),
+            ],
+        )?;
+        transaction.commit()?;
+        Ok(info)
+    }
+
+    /// Gives a key another secret; its id, and with it its limits and its usage, stays. The secret that it had is valid
+    /// until `overlap` is over; one that it had before that is not valid any more.
+    ///
+    /// # Errors
+    /// When there is no such key, it is revoked, or the change cannot be stored.
+    pub fn rotate(&self, key_id: &str, overlap: SignedDuration, now: Timestamp) -> Result<NewKey, KeyError> {
+        let until = now.checked_add(overlap).map_err(|_| KeyError::Overlap(format!("{overlap:#}")))?;
+        let transaction = self.begin()?;
+        let info = get(&transaction, key_id)?;
+        if info.revoked.is_some() {
+            return Err(KeyError::Revoked(info.key_id));
+        }
+        let key = NewKey::draw_for(&info.key_id)?;
+        transaction.execute(
+            "UPDATE keys SET previous_hash = hash, previous_until_ms = ?3, hash = ?2, rotated_ms = ?4 WHERE key_id = ?1",
+            params![key_id, key.hash(), until.as_millisecond(), now.as_millisecond()],
+        )?;
+        transaction.commit()?;
+        Ok(key)
+    }
+
+    /// Refuses a key from now on; a running server does so at the next request. With `end_streams` it also ends what the
+    /// key runs, within a second.
     ///
     /// # Errors
     /// When there is no such key, or the revocation cannot be stored.
-    pub fn revoke(&self, key_id: &str, now: Timestamp) -> Result<Revoked, KeyError> {
-        let sql = "UPDATE keys SET revoked_ms = ?2 WHERE key_id = ?1 AND revoked_ms IS NULL";
-        if self.0.execute(sql, params![key_id, now.as_millisecond()])? == 1 {
-            return Ok(Revoked::Now);
-        }
-        let sql = "SELECT 1 FROM keys WHERE key_id = ?1";
-        let known = self.0.query_row(sql, [key_id], |_| Ok(())).optional()?.is_some();
-        if known { Ok(Revoked::Before) } else { Err(KeyError::Unknown(key_id.to_owned())) }
+    pub fn revoke(&self, key_id: &str, end_streams: bool, now: Timestamp) -> Result<Revoked, KeyError> {
+        let transaction = self.begin()?;
+        let info = get(&transaction, key_id)?;
+        transaction.execute(
+            "UPDATE keys SET revoked_ms = coalesce(revoked_ms, ?2), end_streams = max(end_streams, ?3)
+             WHERE key_id = ?1",
+            params![key_id, now.as_millisecond(), end_streams],
+        )?;
+        transaction.commit()?;
+        Ok(if info.revoked.is_some() { Revoked::Before } else { Revoked::Now })
+    }
+
+    /// A transaction that sees what it changes: nobody else writes meanwhile.
+    fn begin(&self) -> rusqlite::Result<Transaction<'_>> {
+        Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate)
     }
 }
 
-/// Writes keys as a table, with what each is worth at `now`.
-///
-/// # Errors
-/// What `out` says.
-pub fn write_list(keys: &[KeyInfo], now: Timestamp, out: &mut dyn Write) -> std::io::Result<()> {
-    let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.0}"));
-    let rows: Vec<_> = keys
-        .iter()
-        .map(|key| {
-            let state = match key {
-                KeyInfo { revoked: Some(_), .. } => "revoked",
-                KeyInfo { expires: Some(expires), .. } if *expires <= now => "expired",
-                _ => "valid",
-            };
-            let label = if key.label.is_empty() { "-" } else { &key.label };
-            let policy = key.policy.as_deref().unwrap_or("-");
-            [
-                key.key_id.clone(),
-                key.tenant.clone(),
-                policy.to_owned(),
-                state.to_owned(),
-                time(key.created),
-                time(key.expires),
-                time(key.revoked),
-                label.to_owned(),
-            ]
+/// A row as a server reads it.
+pub(super) struct Stored {
+    pub(super) info: KeyInfo,
+    pub(super) hash: KeyHash,
+    /// The secret before the last rotation, and until when it is valid.
+    pub(super) previous: Option<(KeyHash, Timestamp)>,
+    pub(super) end_streams: bool,
+    pub(super) version: i64,
+}
+
+/// The rows that have changed since `version` was the last one.
+pub(super) fn read_above(connection: &Connection, version: i64) -> rusqlite::Result<Vec<Stored>> {
+    let mut statement = connection.prepare_cached("SELECT *, NULL AS used_ms FROM keys WHERE version > ?1")?;
+    let rows = statement.query_map([version], |row| {
+        let info = info(row)?;
+        let previous: Option<KeyHash> = row.get("previous_hash")?;
+        Ok(Stored {
+            hash: row.get("hash")?,
+            previous: previous.zip(info.previous_until),
+            end_streams: row.get("end_streams")?,
+            version: row.get("version")?,
+            info,
         })
-        .collect();
-    table::write_aligned(
-        out,
-        ["key_id", "tenant", "policy", "state", "created", "expires", "revoked", "label"],
-        &rows,
-        8,
-    )
+    })?;
+    rows.collect()
 }
 
-pub(super) fn open(data_dir: &Path) -> Result<Connection, DatabaseError> {
-    database::create_dir(data_dir)?;
-    database::open(&data_dir.join(FILE), MIGRATIONS)
-}
-
-/// Gives each key with its hash.
-pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<Vec<(KeyInfo, KeyHash)>> {
-    let mut statement = connection.prepare_cached("SELECT * FROM keys")?;
-    let keys = statement.query_map([], |row| Ok((info(row)?, row.get("hash")?)))?;
-    keys.collect()
+fn get(connection: &Connection, key_id: &str) -> Result<KeyInfo, KeyError> {
+    let found = connection.query_row(&format!("{SELECT} WHERE key_id = ?1"), [key_id], info).optional()?;
+    found.ok_or_else(|| KeyError::Unknown(key_id.to_owned()))
 }
 
 fn info(row: &Row<'_>) -> rusqlite::Result<KeyInfo> {
@@ -239,122 +260,31 @@ fn info(row: &Row<'_>) -> rusqlite::Result<KeyInfo> {
         tenant: row.get("tenant")?,
         label: row.get("label")?,
         policy: row.get("policy")?,
+        scope: scope(row)?,
         created: read_time(row, "created_ms")?,
         expires: read_time(row, "expires_ms")?,
+        rotated: read_time(row, "rotated_ms")?,
+        previous_until: read_time(row, "previous_until_ms")?,
         revoked: read_time(row, "revoked_ms")?,
+        last_used: read_time(row, "used_ms")?,
+        declared: false,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_767_225_600 + seconds).unwrap()
-    }
-
-    #[test]
-    fn a_key_is_listed_without_its_secret_and_revoked_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::open(dir.path()).unwrap();
-        let wanted = Wanted { tenant: "acme", label: "laptop", policy: Some("gold"), expires: Some(at(60)) };
-        let key = keys.create(&wanted, at(0)).unwrap();
-        let expected = KeyInfo {
-            key_id: key.key_id().to_owned(),
-            tenant: "acme".to_owned(),
-            label: "laptop".to_owned(),
-            policy: Some("gold".to_owned()),
-            created: Some(at(0)),
-            expires: Some(at(60)),
-            revoked: None,
-        };
-        assert_eq!(keys.list().unwrap(), [expected]);
-
-        assert_eq!(keys.revoke(key.key_id(), at(1)).unwrap(), Revoked::Now);
-        assert_eq!(keys.revoke(key.key_id(), at(2)).unwrap(), Revoked::Before);
-        assert_eq!(keys.list().unwrap()[0].revoked, Some(at(1)));
-        assert!(matches!(keys.revoke("nobodys", at(2)), Err(KeyError::Unknown(_))));
-    }
-
-    #[test]
-    fn the_files_hold_no_secret() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::open(dir.path()).unwrap();
-        let key = keys.create(&Wanted { tenant: "acme", ..Wanted::default() }, at(0)).unwrap();
-        let (_, secret) = key.expose().rsplit_once('-').unwrap();
-        for file in std::fs::read_dir(dir.path()).unwrap() {
-            let bytes = std::fs::read(file.unwrap().path()).unwrap();
-            assert!(memchr::memmem::find(&bytes, &secret.as_bytes()[..16]).is_none());
-        }
-    }
-
-    #[test]
-    fn tenants_and_labels_have_a_small_alphabet() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::open(dir.path()).unwrap();
-        for tenant in ["", "a b", "ä", "a\n", "a/b", &"a".repeat(65)] {
-            assert!(
-                matches!(keys.create(&Wanted { tenant, ..Wanted::default() }, at(0)), Err(KeyError::Tenant(_))),
-                "{tenant}"
-            );
-        }
-        for label in ["a\tb", &"a".repeat(201)] {
-            let wanted = Wanted { tenant: "acme", label, ..Wanted::default() };
-            assert!(matches!(keys.create(&wanted, at(0)), Err(KeyError::Label)), "{label}");
-        }
-        for tenant in ["a", "Acme-1.prod_x", &"a".repeat(64)] {
-            keys.create(&Wanted { tenant, label: "Jörg’s laptop", ..Wanted::default() }, at(0)).unwrap();
-        }
-    }
-
-    #[test]
-    fn an_expiry_lies_in_the_future() {
-        assert_eq!(parse_expiry("90d", at(0)).unwrap(), at(90 * 86_400));
-        assert_eq!(parse_expiry("1h 30m", at(0)).unwrap(), at(5400));
-        for span in ["", "0s", "soon", "-1d", "100000000y"] {
-            assert!(matches!(parse_expiry(span, at(0)), Err(KeyError::Expiry(_))), "{span}");
-        }
-    }
-
-    #[test]
-    fn the_list_tells_what_each_key_is_worth() {
-        let key = |key_id: &str, expires, revoked| KeyInfo {
-            key_id: key_id.to_owned(),
-            tenant: "acme".to_owned(),
-            label: String::new(),
-            policy: None,
-            created: Some(at(0)),
-            expires,
-            revoked,
-        };
-        let gold = KeyInfo { policy: Some("gold".to_owned()), ..key("b", Some(at(9)), None) };
-        let keys = [key("a", None, None), gold, key("c", Some(at(9)), Some(at(1)))];
-        let mut out = Vec::new();
-        write_list(&keys, at(9), &mut out).unwrap();
-        let expected = "\
-key_id  tenant  policy  state    created               expires               revoked               label
-a       acme    -       valid    2026-01-01T00:00:00Z  -                     -                     -
-b       acme    gold    expired  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  -                     -
-c       acme    -       revoked  2026-01-01T00:00:00Z  2026-01-01T00:00:09Z  2026-01-01T00:00:01Z  -
-";
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
-
-    #[test]
-    fn keys_of_a_file_of_the_first_version_are_kept_and_have_no_policy_of_their_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = database::open(&dir.path().join(FILE), &MIGRATIONS[..1]).unwrap();
-        let row = "INSERT INTO keys VALUES ('abcdefgh', zeroblob(32), 'acme', 'laptop', 1767225600000, NULL, NULL)";
-        old.execute(row, []).unwrap();
-        drop(old);
-
-        let keys = Keys::open(dir.path()).unwrap();
-        let listed = keys.list().unwrap();
-        assert_eq!((&*listed[0].key_id, &*listed[0].label, &listed[0].policy), ("abcdefgh", "laptop", &None));
-        assert_eq!((listed[0].created, listed[0].revoked), (Some(at(0)), None));
-        let wanted = Wanted { tenant: "acme", policy: Some("gold"), ..Wanted::default() };
-        keys.create(&wanted, at(1)).unwrap();
-        // And opened again, it is of the second version already.
-        assert_eq!(Keys::open(dir.path()).unwrap().list().unwrap()[1].policy.as_deref(), Some("gold"));
-    }
+fn scope(row: &Row<'_>) -> rusqlite::Result<Scope> {
+    let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error);
+    let names = |column: &str| -> rusqlite::Result<Vec<String>> {
+        let text: Option<String> = row.get(column)?;
+        text.map_or(Ok(Vec::new()), |text| serde_json::from_str(&text).map_err(|error| unreadable(error.into())))
+    };
+    Scope::parse(&names("models")?, &names("surfaces")?, &names("networks")?).map_err(|error| unreadable(error.into()))
 }
+
+/// A list as it is stored. An empty one is NULL.
+fn list(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| serde_json::json!(names).to_string())
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

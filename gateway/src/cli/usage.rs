@@ -11,7 +11,7 @@ use crate::ledger::usage::{Reader, since, time};
 use crate::prices::Prices;
 
 #[derive(Args)]
-pub(super) struct UsageArguments {
+pub(super) struct ShowArguments {
     /// How far to look back, such as 1d
     #[arg(long, value_name = "TIME", conflicts_with = "from")]
     since: Option<String>,
@@ -50,12 +50,12 @@ pub(super) struct UsageArguments {
 }
 
 /// Shows what is asked for on standard output.
-pub(super) fn show(arguments: UsageArguments) -> anyhow::Result<()> {
+pub(super) fn show(arguments: ShowArguments) -> anyhow::Result<()> {
     let config = configuration(&arguments.data)?;
     let prices = Prices::of(&config);
     let format = match arguments {
-        UsageArguments { json: true, .. } => Format::Json,
-        UsageArguments { csv: true, .. } => Format::Csv,
+        ShowArguments { json: true, .. } => Format::Json,
+        ShowArguments { csv: true, .. } => Format::Csv,
         _ => Format::Text,
     };
     let from = match (&arguments.since, &arguments.from) {

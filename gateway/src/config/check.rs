@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, nearest};
-use super::{Config, DEFAULT_POLICY, Policy, is_name};
+use super::{Config, DEFAULT_POLICY, Policy, is_name, issuers};
 
 /// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
 const MOST_HEADER_BYTES: usize = 1 << 20;
@@ -11,8 +11,9 @@ const MOST_HEADER_BYTES: usize = 1 << 20;
 const MOST_CONNECTIONS: usize = 1_000_000;
 /// llama-server looks for clients who left only when nothing wakes it for a second.
 const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
+const DAY: Duration = Duration::from_secs(86_400);
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
 
 /// A key whose value cannot be used, and why.
 pub(super) struct Wrong {
@@ -20,7 +21,7 @@ pub(super) struct Wrong {
     pub(super) what: String,
 }
 
-fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
+pub(super) fn wrong(key: &[&str], what: impl Into<String>) -> Result<(), Wrong> {
     Err(Wrong { key: Key::of(key), what: what.into() })
 }
 
@@ -34,10 +35,12 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
         return wrong(&["requests", "max_output_tokens"], "must be above 0");
     }
     durations(config)?;
+    retention(config)?;
     classes(config)?;
     policies(config)?;
     tenants(config)?;
-    prices(config)
+    prices(config)?;
+    config.issuers.iter().try_for_each(|(name, issuer)| issuers::check(config, name, issuer))
 }
 
 fn server(config: &Config) -> Result<(), Wrong> {
@@ -56,6 +59,16 @@ fn server(config: &Config) -> Result<(), Wrong> {
     }
     if server.tls_certificate.as_os_str().is_empty() != server.tls_key.as_os_str().is_empty() {
         return wrong(&["server", "tls_certificate"], "`tls_certificate` and `tls_key` must be given together");
+    }
+    Ok(())
+}
+
+fn retention(config: &Config) -> Result<(), Wrong> {
+    let ledger = &config.ledger;
+    for (key, kept) in [("keep_entries", ledger.keep_entries), ("keep_days", ledger.keep_days)] {
+        if !kept.is_zero() && kept < DAY {
+            return wrong(&["ledger", key], "must be at least 1d, or 0s for ever");
+        }
     }
     Ok(())
 }
@@ -96,7 +109,7 @@ fn durations(config: &Config) -> Result<(), Wrong> {
     }
 }
 
-const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
+pub(super) const NAMES: &str = "a name has 1 to 64 of the characters A-Z a-z 0-9 . _ -";
 
 fn classes(config: &Config) -> Result<(), Wrong> {
     let queue = &config.queue;
@@ -187,7 +200,7 @@ fn prices(config: &Config) -> Result<(), Wrong> {
 }
 
 /// Says that there is no such thing, and what there is.
-pub(super) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
+pub(crate) fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> String {
     let nearest = nearest(name, known.map(String::as_str));
     format!("there is no {what} `{}`\nhint: did you mean `{nearest}`?", name.escape_debug())
 }

@@ -11,7 +11,7 @@ Every key, with its default. `gateway/config.default.toml` is the same list as a
 Layers, the later ones win: defaults, the file of `--config`, environment variables, flags. Unknown keys and variables
 are refused, with the nearest known one named. `llama-gateway check-config F` says whether a file is right.
 Durations are text such as `250ms`, `90s` or `2h 30m`. In the environment, lists are separated by commas. Policies
-other than the default one, tenants and price tables are set in the file only.
+other than the default one, tenants, issuers and price tables are set in the file only.
 Secrets never stand in the file: `admin.key_file` and `upstream.api_key_file` name files.
 ";
 
@@ -27,7 +27,7 @@ fn page() -> String {
             if !meaning.is_empty() {
                 page.push_str(&format!("{meaning}\n"));
             }
-            if !["requests.extra_fields", "tenants", "prices"].contains(&section.as_str()) {
+            if !["requests.extra_fields", "tenants", "issuers", "prices"].contains(&section.as_str()) {
                 page.push_str("\n| key | default | variable | meaning |\n|---|---|---|---|\n");
             }
         } else if let Some(text) = line.strip_prefix("# ") {

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::check::{Wrong, check};
 use super::keys::{Key, leaves, nearest};
-use super::{Config, DEFAULT_POLICY, Policy};
+use super::{Config, DEFAULT_POLICY, Issuer, Policy};
 
 /// The lowest layer, and the list of all keys that exist.
 const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -17,6 +17,8 @@ const ENVIRONMENT_PREFIX: &str = "LLAMA_GATEWAY_";
 const FREE_TABLES: [&[&str]; 2] = [&["requests", "extra_fields"], &["queue", "classes"]];
 /// Keys of one tenant; the default file names no tenant.
 const TENANT_KEYS: [&str; 2] = ["policy", "key_policy"];
+/// Tables within an issuer whose keys are free: values and names of claims.
+const ISSUER_TABLES: [&str; 2] = ["tenants", "required_claims"];
 /// Keys of one price table; the default file has none.
 const PRICE_KEYS: [&str; 6] = ["model", "since", "prompt", "cached", "output", "slot_second"];
 
@@ -140,7 +142,7 @@ fn refuse_unknown(table: &Table, known: &[Key], place: &str, text: &str) -> Resu
     Ok(())
 }
 
-/// The keys of the policy, the tenant or the price table that this key is about.
+/// The keys of the policy, the tenant, the issuer or the price table that this key is about.
 fn named(key: &Key, known: &[Key]) -> Vec<Key> {
     match key.names()[..] {
         ["policies", name, ..] => {
@@ -151,6 +153,10 @@ fn named(key: &Key, known: &[Key]) -> Vec<Key> {
             of_default.collect()
         }
         ["tenants", name, ..] => TENANT_KEYS.iter().map(|key| Key::of(&["tenants", name, key])).collect(),
+        ["issuers", name, table, value] if ISSUER_TABLES.contains(&table) => {
+            vec![Key::of(&["issuers", name, table, value])]
+        }
+        ["issuers", name, ..] => Issuer::KEYS.iter().map(|key| Key::of(&["issuers", name, key])).collect(),
         ["prices", name, ..] => PRICE_KEYS.iter().map(|key| Key::of(&["prices", name, key])).collect(),
         _ => Vec::new(),
     }
@@ -173,10 +179,11 @@ fn apply_environment(
     environment: impl Iterator<Item = (String, String)>,
     sources: &mut Sources,
 ) -> Result<(), ConfigError> {
-    // Other policies, tenants and price tables have names that a variable could not spell.
-    let has_variable = |key: &Key| {
-        !matches!(key.names()[..], ["policies", name, ..] if name != DEFAULT_POLICY)
-            && !["tenants", "prices"].contains(&key.names()[0])
+    // Other policies, tenants, issuers and price tables have names that a variable could not spell.
+    let has_variable = |key: &Key| match key.names()[..] {
+        ["policies", name, ..] => name == DEFAULT_POLICY,
+        ["tenants" | "issuers" | "prices", ..] => false,
+        _ => true,
     };
     let keys = leaves(merged, &FREE_TABLES[..1]).into_iter().filter(has_variable);
     let known: Vec<_> = keys.map(|key| (key.variable(ENVIRONMENT_PREFIX), key)).collect();

@@ -1,6 +1,6 @@
 use super::*;
 
-const ALL: [Reason; 32] = [
+const ALL: [Reason; 34] = [
     Reason::InvalidRequest,
     Reason::ContextLengthExceeded,
     Reason::InvalidApiKey,
@@ -9,6 +9,8 @@ const ALL: [Reason; 32] = [
     Reason::ModelNotAllowed,
     Reason::AdminDisabled,
     Reason::KeyNotFound,
+    Reason::InvalidToken,
+    Reason::IssuerUnavailable,
     Reason::ModelNotFound,
     Reason::UnknownUrl,
     Reason::MethodNotAllowed,
@@ -61,6 +63,8 @@ fn each_limit_has_the_status_type_and_code_that_openai_gives_it() {
         (Reason::ModelNotAllowed, 403, "permission_error", "model_not_allowed"),
         (Reason::AdminDisabled, 403, "permission_error", "admin_disabled"),
         (Reason::KeyNotFound, 404, "invalid_request_error", "key_not_found"),
+        (Reason::InvalidToken, 401, "invalid_request_error", "invalid_api_key"),
+        (Reason::IssuerUnavailable, 503, "server_error", "issuer_unavailable"),
         (Reason::ModelNotFound, 404, "invalid_request_error", "model_not_found"),
         (Reason::Draining, 503, "server_error", "draining"),
     ] {
@@ -76,6 +80,7 @@ fn anthropic_clients_get_types_that_they_know() {
         (Reason::InvalidRequest, "invalid_request_error"),
         (Reason::InvalidApiKey, "authentication_error"),
         (Reason::ModelNotAllowed, "permission_error"),
+        (Reason::InvalidToken, "authentication_error"),
         (Reason::ModelNotFound, "not_found_error"),
         (Reason::RequestTooLarge, "request_too_large"),
         (Reason::QuotaExceeded, "rate_limit_error"),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::entry::{Count, CountedBy, Dispatched, Ending, Outcome, Subject};
-use super::writer::{Close, Message, Open};
+use super::message::{Close, Message, Open};
 use super::{Ledger, LedgerError};
 use crate::error::Reason;
 
@@ -115,7 +115,7 @@ impl Charge {
             progress: Arc::clone(&account.progress),
             dispatched: dispatched.clone(),
             handed_over: Instant::now(),
-            done,
+            done: Some(done),
         };
         account.ledger.send(Message::Open(Box::new(open))).map_err(|_| LedgerError::Stopped)?;
         // Before the wait, which may be given up: the OPEN is on its way.
@@ -153,7 +153,8 @@ impl Drop for Charge {
         };
         let dispatched = account.dispatched.clone();
         let queue_wait = dispatched.as_ref().map_or(Duration::ZERO, |dispatched| dispatched.queue_wait);
-        let ended = account.ledger.clock().now();
+        // A clock that was set back meanwhile must not make it end before it began.
+        let ended = account.ledger.clock().now().max(first_token.unwrap_or(account.subject.arrived));
         account.settle(Outcome { ending, status, count, dispatched, queue_wait, first_token, ended }, None);
     }
 }

@@ -50,6 +50,12 @@ const ADD_OPEN: &str = add!(
     FROM entries WHERE ending IS NULL GROUP BY 1, 2, 3, 4, 5"
 );
 
+const ADD_CORRECTION: &str = add!(
+    "SELECT arrived_ms / 86400000, tenant, key_id, model, surface, 0, prompt_tokens, cached_tokens, completion_tokens,
+        reasoning_tokens, 0, prefill_slot_ms, decode_slot_ms
+    FROM corrections WHERE request_id = ?1 AND revision = ?2"
+);
+
 /// Whose sums, of what.
 #[derive(PartialEq, Eq, Hash)]
 struct Whose {
@@ -164,4 +170,9 @@ impl Days {
 /// Adds all open entries to their days. To be called in the transaction that settles them.
 pub(super) fn add_open(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(ADD_OPEN, []).map(drop)
+}
+
+/// Adds a correction to its day. To be called in the transaction that inserts it.
+pub(super) fn add_correction(connection: &Connection, request_id: &str, revision: i64) -> rusqlite::Result<()> {
+    connection.execute(ADD_CORRECTION, params![request_id, revision]).map(drop)
 }

@@ -7,7 +7,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::writer::Message;
+use super::message::Message;
 use super::{Ledger, LedgerError};
 
 /// Jobs that may wait at once. Who asks for another one waits until one is done.

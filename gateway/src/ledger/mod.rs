@@ -7,13 +7,19 @@
 #![expect(clippy::disallowed_types, reason = "the writer is a thread without a runtime: no paused clock reaches it")]
 
 mod charge;
+pub mod check;
+pub mod correct;
 mod daily;
 mod entry;
+mod identity;
 mod job;
+mod message;
 pub mod query;
 pub mod render;
+pub mod retention;
 mod schema;
 pub mod usage;
+mod vacuum;
 mod writer;
 
 use std::error::Error as _;
@@ -27,6 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::config::OnFailure;
 use crate::database::{self, DatabaseError};
 use crate::error::{Reason, Rejection};
 
@@ -34,7 +41,9 @@ pub use charge::{Charge, Closing, Progress};
 pub use daily::Sums;
 pub use entry::{Count, CountedBy, Dispatched, Ending, Outcome, SlotTime, Subject};
 
-use writer::{Message, Writer};
+use identity::Identity;
+use message::Message;
+use writer::{Opened, Writer};
 
 /// Why the ledger cannot be opened or an entry cannot be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +72,8 @@ pub enum LedgerError {
     /// As many requests are live or not yet written as may be.
     #[error("the ledger has as many unsettled entries as it may have")]
     Full,
-    /// The entry was not committed. An opened one is refused; a closed one is kept and tried again.
+    /// The entry was not committed. An opened one is refused, unless it is configured to go on; a closed one is kept and
+    /// tried again.
     #[error("the ledger cannot be written")]
     Write(#[source] Arc<rusqlite::Error>),
     /// A charge can be opened once.
@@ -101,6 +111,8 @@ pub struct Settings {
     pub progress_interval: Duration,
     /// Charges that may be live or waiting to be written; more are refused. Each costs about 50 bytes at the start.
     pub max_live: usize,
+    /// What becomes of new requests while the ledger cannot be written.
+    pub on_failure: OnFailure,
     /// Whether settled entries are put into the outbox.
     pub export: bool,
 }
@@ -110,8 +122,12 @@ pub struct Settings {
 pub struct Health {
     /// Age of the oldest entry that was handed over and is not committed.
     pub lag: Duration,
+    /// Commits since the start; of those of jobs none.
+    pub commits: u64,
     /// Commits that failed since the start.
     pub failures: u64,
+    /// Requests since the start that were let run although their OPEN could not be committed.
+    pub unrecorded: u64,
     /// Settled entries that are kept in memory because they could not be committed.
     pub unsettled: u64,
     /// Whether the last commit succeeded. A broken ledger tries again by itself as long as it has something to write.
@@ -124,7 +140,9 @@ struct Gauges {
     epoch: Instant,
     /// Microseconds from `epoch`, plus one, of the oldest uncommitted entry; zero: there is none.
     oldest: AtomicU64,
+    commits: AtomicU64,
     failures: AtomicU64,
+    unrecorded: AtomicU64,
     unsettled: AtomicU64,
     healthy: AtomicBool,
 }
@@ -135,7 +153,9 @@ impl Gauges {
             // Not tokio's: the writer is a thread without a runtime, which does not see a paused clock.
             epoch: Instant::now(),
             oldest: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            unrecorded: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
         }
@@ -153,7 +173,9 @@ impl Gauges {
         };
         Health {
             lag,
+            commits: self.commits.load(Relaxed),
             failures: self.failures.load(Relaxed),
+            unrecorded: self.unrecorded.load(Relaxed),
             unsettled: self.unsettled.load(Relaxed),
             healthy: self.healthy.load(Relaxed),
         }
@@ -164,6 +186,7 @@ struct Shared {
     messages: SyncSender<Message>,
     places: Arc<Semaphore>,
     jobs: Semaphore,
+    on_failure: OnFailure,
     gauges: Arc<Gauges>,
     clock: Clock,
 }
@@ -183,22 +206,28 @@ impl Ledger {
         let lock = lock(data_dir)?;
         let path = data_dir.join(schema::FILE);
         let mut connection = database::open(&path, schema::MIGRATIONS)?;
-        let interrupted = schema::close_interrupted(&mut connection, settings.export)
-            .map_err(|source| LedgerError::Database(DatabaseError::Open { path, source }))?;
+        let failed = |source| LedgerError::Database(DatabaseError::open(&path, source));
+        if let Err(error) = vacuum::convert(&connection) {
+            tracing::warn!(%error, "the ledger could not be rewritten: its file will not shrink until the next start");
+        }
+        let interrupted = schema::close_interrupted(&mut connection, settings.export).map_err(failed)?;
+        let unreadable = |source| LedgerError::Database(DatabaseError::Create { path: path.clone(), source });
+        let file = Identity::of(&path).map_err(unreadable)?;
 
         // A charge holds a place until its entry is committed, and sends one OPEN and one CLOSE at most; jobs have
         // places of their own, and the handle sends one STOP. So there is always room for a message, and sending one
         // cannot fail or wait, also in `Drop`.
         let (messages, inbox) = sync_channel(2 * settings.max_live + job::MOST + 1);
         let gauges = Arc::new(Gauges::new());
-        let writer = Writer::new(connection, lock, Arc::clone(&gauges), settings);
+        let writer = Writer::new(Opened { connection, file, lock }, Arc::clone(&gauges), settings);
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(&inbox))
             .map_err(LedgerError::Thread)?;
         let places = Arc::new(Semaphore::new(settings.max_live));
         let jobs = Semaphore::new(job::MOST);
-        let ledger = Self(Arc::new(Shared { messages, places, jobs, gauges, clock }));
+        let on_failure = settings.on_failure;
+        let ledger = Self(Arc::new(Shared { messages, places, jobs, on_failure, gauges, clock }));
         Ok((ledger.clone(), LedgerHandle { ledger, thread, interrupted }))
     }
 
@@ -218,6 +247,11 @@ impl Ledger {
     /// How the ledger fares. Reads atomics only.
     pub fn health(&self) -> Health {
         self.0.gauges.read()
+    }
+
+    /// Whether new requests are taken: the last commit succeeded, or requests are to go on without.
+    pub fn takes_requests(&self) -> bool {
+        self.0.on_failure == OnFailure::Serve || self.health().healthy
     }
 
     fn clock(&self) -> &Clock {

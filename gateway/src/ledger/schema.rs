@@ -34,8 +34,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     CREATE INDEX entries_open ON entries (request_id) WHERE ending IS NULL;",
     // 2. Slot times are those of all slots together. A correction holds differences, and is never changed itself.
     // What was settled is summed up by the day (UTC, as days since 1970) on which it arrived, in the transaction that
-    // settles it: the sums stay when the entries are deleted. What is to be exported waits in the outbox; revision 0 is
-    // the entry itself. The counters of llama-servers are remembered to compare the entries with.
+    // settles it: the sums stay when the entries are deleted, and how many were is remembered by day in `retired`. What is
+    // to be exported waits in the outbox; revision 0 is the entry itself. The counters of llama-servers are remembered to
+    // compare the entries with.
     "ALTER TABLE entries ADD COLUMN upstream TEXT;
     ALTER TABLE entries ADD COLUMN queue_wait_ms INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE entries ADD COLUMN reasoning_tokens INTEGER;
@@ -84,6 +85,11 @@ pub(super) const MIGRATIONS: &[&str] = &[
         sequence          INTEGER PRIMARY KEY AUTOINCREMENT,
         request_id        TEXT    NOT NULL,
         revision          INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX outbox_by_request ON outbox (request_id);
+    CREATE TABLE retired (
+        day               INTEGER NOT NULL PRIMARY KEY,
+        entries           INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE engine_samples (
         upstream          TEXT    NOT NULL,

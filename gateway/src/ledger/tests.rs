@@ -49,10 +49,14 @@ pub(super) fn complete(completion: u64) -> Outcome {
 }
 
 /// Progress is written ahead with every commit.
-pub(super) const EAGER: Settings = Settings { progress_interval: Duration::ZERO, max_live: 64, export: false };
+pub(super) const EAGER: Settings = Settings { progress_interval: Duration::ZERO, ..LAZY };
 /// Progress is never written ahead.
-pub(super) const LAZY: Settings =
-    Settings { progress_interval: Duration::from_secs(3600), max_live: 64, export: false };
+pub(super) const LAZY: Settings = Settings {
+    progress_interval: Duration::from_secs(3600),
+    max_live: 64,
+    on_failure: OnFailure::Refuse,
+    export: false,
+};
 
 pub(super) fn open_ledger(dir: &Path, settings: Settings) -> (Ledger, LedgerHandle) {
     Ledger::open(dir, Clock::from_fn(|| at(1000)), settings).unwrap()
@@ -309,6 +313,25 @@ async fn a_locked_database_refuses_requests_and_recovers_without_losing_an_end()
     handle.close().await.unwrap();
     assert!(ledger.health().healthy);
     assert_eq!(ledger.health().lag, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn where_requests_go_on_without_the_ledger_memory_still_bounds_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, handle) = open_ledger(dir.path(), Settings { on_failure: OnFailure::Serve, max_live: 1, ..LAZY });
+    let other = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut charge = ledger.admit(subject("r1")).unwrap();
+    charge.open(dispatched()).await.unwrap();
+    let health = ledger.health();
+    assert!(!health.healthy && ledger.takes_requests(), "{health:?}");
+    assert_eq!(health.unrecorded, 1);
+    assert!(matches!(charge.close(complete(7)).await, Err(LedgerError::Write(_))));
+    assert!(matches!(ledger.admit(subject("r2")), Err(LedgerError::Full)));
+
+    other.execute_batch("ROLLBACK").unwrap();
+    handle.close().await.unwrap();
+    assert_eq!((row(dir.path(), "r1").ending.as_str(), row(dir.path(), "r1").completion_tokens), ("complete", 7));
 }
 
 #[tokio::test]

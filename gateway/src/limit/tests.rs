@@ -35,7 +35,7 @@ fn terms(tenant: Policy, key: Option<Policy>) -> Terms {
 }
 
 fn caller(key_id: &str) -> Caller {
-    Caller { tenant: "acme".into(), key_id: key_id.into(), policy: None, scope: Arc::default() }
+    Caller::new("acme", key_id)
 }
 
 /// A wall clock that tests set.
@@ -502,7 +502,8 @@ async fn keys_that_are_idle_and_full_again_are_forgotten() {
 
 /// Writes settled requests, of the key `k1` of `acme`: when they arrived and their tokens.
 async fn served(directory: &std::path::Path, wall: &Wall, requests: &[(&str, u64)]) {
-    let settings = Settings { progress_interval: SECOND, max_live: 16, export: false };
+    let on_failure = crate::config::OnFailure::Refuse;
+    let settings = Settings { progress_interval: SECOND, max_live: 16, on_failure, export: false };
     let (ledger, writer) = Ledger::open(directory, wall.clock(), settings).unwrap();
     for (i, (arrived, tokens)) in requests.iter().enumerate() {
         let subject = Subject {

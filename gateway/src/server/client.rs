@@ -1,5 +1,6 @@
 //! What is known of a client and its connection while a request is under way.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -24,6 +25,7 @@ impl Moment {
 /// The state of one connection, shared by its layers and its requests.
 #[derive(Debug)]
 pub(super) struct Connection {
+    peer: IpAddr,
     accepted: Instant,
     /// Since when the socket takes no byte of what is to be written.
     blocked: Moment,
@@ -38,8 +40,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(peer: IpAddr) -> Arc<Self> {
         let connection = Self {
+            peer,
             accepted: Instant::now(),
             blocked: Moment::default(),
             idle: Moment::default(),
@@ -125,6 +128,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// The address at the other end of the connection: the client, or a proxy.
+    pub fn peer(&self) -> IpAddr {
+        self.connection.peer
+    }
+
     /// Whether the reply is being dropped because the client did not read it, not because the client left.
     /// Meaningful in the `Drop` of a handler's future or of a response body.
     pub fn stalled(&self) -> bool {

@@ -54,7 +54,7 @@ enum Opened {
 ///
 /// The steps are boxed, so that a connection takes the memory of the step it is in, not of the largest one.
 pub(super) async fn run(tcp: TcpStream, address: SocketAddr, shared: &Shared, until: Phase) {
-    let connection = Connection::new();
+    let connection = Connection::new(address.ip());
     let opened = match Box::pin(open(tcp, &connection, shared, until)).await {
         Ok(Some(opened)) => opened,
         Ok(None) => return,

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
+use crate::auth::{Revocation, revoked};
 use crate::error::{Reason, Rejection};
 use crate::ledger::Count;
 use crate::queue::{Slot, Speed};
@@ -107,13 +108,15 @@ impl Running {
 /// Comes true when a request must end before its answer does; gives what its client is told.
 pub type Ended = Pin<Box<dyn Future<Output = Rejection> + Send>>;
 
-/// The end of a request at the end of the drain grace, or when its own retry has `replaced` it.
-pub fn ended(drain: Drain, replaced: CancellationToken) -> Ended {
+/// The end of a request at the end of the drain grace, when its own retry has `replaced` it, or when its key was revoked
+/// so that what it runs ends.
+pub fn ended(drain: Drain, replaced: CancellationToken, revocation: Revocation) -> Ended {
     Box::pin(async move {
         tokio::select! {
             biased;
             () = drain.expired() => Rejection::draining(),
             () = replaced.cancelled() => Rejection::replaced(),
+            () = revocation.announced() => revoked(),
         }
     })
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::json::{self, Members};
+use super::json::{self, Members, why};
 use super::rule::{Kind, MAX_CHOICES, Part, Rule, Verdict, integer};
 use super::table;
 use super::{Ask, Surface};
@@ -96,7 +96,7 @@ pub fn read(surface: Surface, body: &Bytes, bounds: &Bounds, default_cap: u32) -
         return Err(invalid(format!("the request body nests deeper than {} levels", bounds.max_json_depth)));
     }
     let Members(members) = serde_json::from_str(text)
-        .map_err(|error| invalid(format!("the request body is not a JSON object that can be read: {error}")))?;
+        .map_err(|error| invalid(format!("the request body is not a JSON object that can be read: {}", why(&error))))?;
     let mut draft = Draft::new(surface, body.len(), scan.may_fetch);
     for (at, (name, value)) in members.iter().enumerate() {
         if members.iter().take(at).any(|(earlier, _)| earlier == name) {
@@ -184,7 +184,7 @@ impl Draft {
     fn content(&mut self, name: &str, value: &RawValue) -> Result<(), Rejection> {
         if self.may_fetch {
             let fetches = json::fetches_media(value)
-                .map_err(|error| Rejection::field(name, format!("`{name}` cannot be read: {error}")))?;
+                .map_err(|error| Rejection::field(name, format!("`{name}` cannot be read: {}", why(&error))))?;
             if fetches {
                 return Err(Rejection::field(
                     name,

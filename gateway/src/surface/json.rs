@@ -9,6 +9,7 @@ use std::fmt;
 
 use memchr::memchr2;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// Members of the top-level object at most; known clients send about thirty.
@@ -63,6 +64,17 @@ fn scan_string(body: &[u8], mut at: usize, may_fetch: &mut bool) -> usize {
 /// others for `data:` or bare base64.
 fn fetched(text: &[u8]) -> bool {
     text.starts_with(b"http") || text.starts_with(b"file:")
+}
+
+/// Why a text could not be read. The reader's own words for a value of the wrong kind quote the value.
+pub(super) fn why(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => {
+            let (line, column) = (error.line(), error.column());
+            format!("a value of another kind, or more than {MAX_MEMBERS} fields, at line {line} column {column}")
+        }
+        Category::Syntax | Category::Eof | Category::Io => error.to_string(),
+    }
 }
 
 /// A member name with its escapes resolved, so that `"n_predic\u0074"` is known for what it is.

@@ -52,6 +52,13 @@ pub fn list(aliases: &[String], upstream_models_json: Option<&[u8]>, created: i6
     json!({"object": "list", "data": data})
 }
 
+/// Keeps the entries of a list whose id is to be shown.
+pub fn retain(list: &mut Value, shown: impl Fn(&str) -> bool) {
+    if let Some(entries) = list.get_mut("data").and_then(Value::as_array_mut) {
+        entries.retain(|entry| entry.get("id").and_then(Value::as_str).is_some_and(&shown));
+    }
+}
+
 /// The entry of one model; `None` if none is served by this name.
 pub fn one(id: &str, aliases: &[String], upstream_models_json: Option<&[u8]>, created: i64) -> Option<Value> {
     let mut list = list(aliases, upstream_models_json, created);

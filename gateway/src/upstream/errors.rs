@@ -1,17 +1,14 @@
 //! llama-server's error replies, in the gateway's own terms.
 //!
 //! Takes status and body of a reply that is no success; gives the [`Rejection`] that the client is told. Whose fault
-//! it was decides: llama-server's texts about the request reach the client, all others only the operator.
+//! it was decides: llama-server's words about the request reach the client, all others only the operator. Either way
+//! they are the words that `words.rs` knows, so that nobody is told what was in a prompt or a reply.
 
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::words;
 use crate::error::{Reason, Rejection};
-
-/// Characters of a text for the client at most.
-const PUBLIC_CHARS: usize = 300;
-/// Characters of a text for the operator at most.
-const OPERATOR_CHARS: usize = 500;
 
 /// Beginnings and parts of the messages which llama-server sends with status 500 although the request is at fault:
 /// they come from the reading of the request, before anything runs.
@@ -78,13 +75,13 @@ pub fn rejection(status: StatusCode, body: &[u8]) -> Rejection {
     match (status.as_u16(), fault.r#type.as_str()) {
         (_, "exceed_context_size_error") => context_exceeded(&fault),
         (503, _) | (_, "unavailable_error") => {
-            Rejection::model_loading().operator(clean(&fault.message, OPERATOR_CHARS))
+            Rejection::model_loading().operator(for_operator(status, &fault.message))
         }
-        (501, _) | (_, "not_supported_error") => not_supported(&fault.message),
+        (501, _) | (_, "not_supported_error") => not_supported(status, &fault.message),
         (400, _) => invalid(&fault.message),
         (500, _) if REQUEST_FAULTS.iter().any(|part| fault.message.contains(part)) => invalid(&fault.message),
         // The gateway's own credential or path is wrong: nothing that the client could mend, or should know.
-        _ => backend(status, &format!("{}: {}", fault.r#type, fault.message)),
+        _ => backend(status, &fault.message),
     }
 }
 
@@ -102,10 +99,10 @@ pub fn too_long(param: &str, prompt: u64, context: u64) -> Rejection {
     Rejection { param: Some(param.to_owned()), ..Rejection::new(Reason::ContextLengthExceeded, message) }
 }
 
-fn not_supported(message: &str) -> Rejection {
+fn not_supported(status: StatusCode, message: &str) -> Rejection {
     let what = ["embeddings", "reranking"].into_iter().find(|what| message.contains(what)).unwrap_or("this");
     Rejection::new(Reason::NotSupported, format!("the model server was started without support for {what}"))
-        .operator(clean(message, OPERATOR_CHARS))
+        .operator(for_operator(status, message))
 }
 
 /// The request is at fault, and llama-server's words say how.
@@ -119,11 +116,18 @@ fn invalid(message: &str) -> Rejection {
 
 /// llama-server is at fault, or stands in the way.
 fn backend(status: StatusCode, text: &str) -> Rejection {
-    Rejection::new(Reason::BackendError, "the model server failed to answer the request").operator(format!(
-        "llama-server answered {}: {}",
-        status.as_u16(),
-        clean(text, OPERATOR_CHARS)
-    ))
+    Rejection::new(Reason::BackendError, "the model server failed to answer the request")
+        .operator(for_operator(status, text))
+}
+
+fn for_operator(status: StatusCode, text: &str) -> String {
+    let (status, words) = (status.as_u16(), words::own(text));
+    if words.is_empty() {
+        return format!(
+            "llama-server answered {status} with a text that may quote the request; its own log may have it"
+        );
+    }
+    format!("llama-server answered {status}: {words}")
 }
 
 /// The `x` of `Field 'x': ...`.
@@ -133,49 +137,19 @@ fn field_name(message: &str) -> Option<&str> {
     (plain && !name.is_empty() && name.len() <= 64).then_some(name)
 }
 
-/// llama-server's words as the client may read them: without the source of the chat template, the repeated tools,
-/// hints for whoever starts the server, or anything that looks like a path of its machine.
+/// llama-server's words as the client may read them.
 fn public(message: &str) -> String {
-    // What a template says to its user stands behind this; before it stands the template's own text.
-    let message = message.rsplit_once("Jinja Exception: ").map_or(message, |(_, raised)| raised);
-    let message = [" - hint:", "; tools =", "\n------------", "; last read:"]
-        .into_iter()
-        .fold(message, |message, mark| message.split_once(mark).map_or(message, |(kept, _)| kept));
     if message.contains("_M_range_check") {
         return "a token id is outside the vocabulary".to_owned();
     }
-    let text = clean(message, PUBLIC_CHARS);
-    if text.is_empty() || has_path(&text) { "the model server refused the request as invalid".to_owned() } else { text }
-}
-
-/// Whether some word looks like an absolute path: a slash at its start (or behind a drive letter), and more of it.
-fn has_path(text: &str) -> bool {
-    let words = text.split(|char: char| char.is_whitespace() || "'\"`()[]{}<>=,;".contains(char));
-    words.into_iter().any(|word| {
-        let windows = word.get(1..3).is_some_and(|start| start == ":\\" || start == ":/");
-        let unix = word.strip_prefix('/').is_some_and(|rest| rest.contains('/'));
-        windows || unix || word.starts_with("file:") || word.starts_with("~/")
-    })
-}
-
-/// One line, bounded.
-fn clean(text: &str, chars: usize) -> String {
-    let mut line = String::new();
-    for word in text.split(|char: char| char.is_whitespace() || char.is_control()).filter(|word| !word.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-        if line.len() > chars {
-            break;
-        }
-    }
-    match line.char_indices().nth(chars) {
-        Some((at, _)) => {
-            line.truncate(at);
-            line + "..."
-        }
-        None => line,
+    // What a template says to its user stands behind this; before it stands the template's own text.
+    let raised = message.rsplit_once("Jinja Exception: ").map(|(_, raised)| raised);
+    let words = words::own(raised.unwrap_or(message));
+    match (words.is_empty(), field_name(message)) {
+        (true, _) if raised.is_some() => "the model's chat template refused the messages".to_owned(),
+        (true, _) => "the model server refused the request as invalid".to_owned(),
+        (false, Some(name)) => format!("Field '{name}': {words}"),
+        (false, None) => words,
     }
 }
 
@@ -224,8 +198,10 @@ mod tests {
             let rejection = recorded(&name);
             assert_eq!(rejection.reason, Reason::InvalidRequest, "{name}");
             let text = &rejection.message;
-            assert!(!text.is_empty() && text.chars().count() <= PUBLIC_CHARS + 3, "{name}");
-            assert!(!text.contains(['\n', '\t']) && !has_path(text) && !text.contains("{%"), "{name}: {text}");
+            assert!(!text.is_empty() && text.chars().count() < 200, "{name}");
+            assert!(!text.contains(['\n', '\t']) && !text.contains("{%"), "{name}: {text}");
+            let says_why = !text.starts_with("the model server refused");
+            assert!(says_why, "{name}: {text}");
             seen += 1;
         }
         assert!(seen > 20, "the fixtures are there");

@@ -31,6 +31,7 @@ mod replica;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod words;
 
 pub use board::{Facts, Readiness, ReplicaStatus, State};
 pub use client::SendError;

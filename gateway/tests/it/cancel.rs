@@ -8,26 +8,10 @@ use crate::harness::client::{Answer, Conn};
 use crate::harness::engine::{Engine, Options, wait_idle};
 use crate::harness::gateway::Gateway;
 use crate::harness::stub::{PROMPT_TOKENS, Step, Stub};
+use crate::harness::told::Leaving;
 use crate::harness::{chat, chat_stream, eventually_true, median, with};
 
-/// How a client closes its connection.
-#[derive(Clone, Copy, Debug)]
-enum Leaves {
-    ByFin,
-    ByRst,
-}
-
-impl Leaves {
-    fn go(self, conn: Conn) -> Instant {
-        match self {
-            Self::ByFin => conn.close(),
-            Self::ByRst => conn.reset(),
-        }
-        Instant::now()
-    }
-}
-
-const BOTH: [Leaves; 2] = [Leaves::ByFin, Leaves::ByRst];
+const BOTH: [Leaving; 2] = [Leaving::ByFin, Leaving::ByRst];
 
 /// The target is 50 ms from the close to the close upstream. A busy machine may delay one; not the middle one.
 const TARGET: Duration = Duration::from_millis(50);
@@ -148,7 +132,7 @@ fn bytes_behind_an_unstreamed_request_do_not_hide_that_the_client_left() {
 #[test]
 fn a_client_that_leaves_the_queue_costs_nothing() {
     for (leaves, behind) in
-        [(Leaves::ByFin, ""), (Leaves::ByRst, ""), (Leaves::ByFin, "GET / HTTP/1.1\r\n"), (Leaves::ByRst, "G")]
+        [(Leaving::ByFin, ""), (Leaving::ByRst, ""), (Leaving::ByFin, "GET / HTTP/1.1\r\n"), (Leaving::ByRst, "G")]
     {
         let stub = Stub::start(1);
         let gateway = Gateway::start(&stub.url());
@@ -187,7 +171,7 @@ fn a_client_that_leaves_behind_it_a_connection_for_the_next_request_is_no_leaver
 }
 
 /// A stream that would run for ten seconds is left after some tokens; the real server's slots are asked.
-fn leaves_a_real_server(leaves: Leaves, stream: bool, behind: &[u8]) {
+fn leaves_a_real_server(leaves: Leaving, stream: bool, behind: &[u8]) {
     let engine = Engine::start(Options::speaking().slots(1));
     let gateway = Gateway::start(&engine.url());
     let body = with(
@@ -225,22 +209,22 @@ fn leaves_a_real_server(leaves: Leaves, stream: bool, behind: &[u8]) {
 
 #[test]
 fn a_real_slot_is_idle_at_once_when_a_streaming_client_closes() {
-    leaves_a_real_server(Leaves::ByFin, true, b"");
+    leaves_a_real_server(Leaving::ByFin, true, b"");
 }
 
 #[test]
 fn a_real_slot_is_idle_at_once_when_a_streaming_client_resets() {
-    leaves_a_real_server(Leaves::ByRst, true, b"");
+    leaves_a_real_server(Leaving::ByRst, true, b"");
 }
 
 #[test]
 fn a_real_slot_is_idle_at_once_when_an_unstreamed_client_closes() {
-    leaves_a_real_server(Leaves::ByFin, false, b"");
+    leaves_a_real_server(Leaving::ByFin, false, b"");
 }
 
 #[test]
 fn a_real_slot_is_idle_at_once_when_an_unstreamed_client_resets_behind_pipelined_bytes() {
-    leaves_a_real_server(Leaves::ByRst, false, b"GET /v1/models HTTP/1.1\r\nHost: test\r\n\r\n");
+    leaves_a_real_server(Leaving::ByRst, false, b"GET /v1/models HTTP/1.1\r\nHost: test\r\n\r\n");
 }
 
 #[test]

@@ -8,6 +8,7 @@
     clippy::panic,
     reason = "a test that cannot go on says so by panicking"
 )]
+#![expect(clippy::print_stdout, reason = "what the long ones found is worth reading: --no-capture shows it")]
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -16,6 +17,7 @@
 
 mod harness;
 
+mod accounts;
 mod admin;
 mod auth;
 mod cancel;
@@ -30,12 +32,18 @@ mod endings;
 mod fair;
 mod fold;
 mod http;
+mod keys;
+mod killed;
 mod ledger;
+mod ledger_faults;
 mod limits;
+mod panics;
+mod privacy;
 mod queue;
 mod refusals;
 mod replicas;
 mod surfaces;
+mod tokens;
 mod upstream_faults;
 mod usage;
 mod waiting;

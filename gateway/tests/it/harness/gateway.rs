@@ -58,6 +58,24 @@ impl Gateway {
         Self { child: Mutex::new(child), data, upstreams, hosts, address, admin, key }
     }
 
+    /// Starts one on a data directory that another one has left, in front of `upstream`.
+    pub(crate) fn on(data: TempDir, upstream: &str) -> Self {
+        let key = create_key(&data, "acme");
+        let upstreams = vec![upstream.to_owned()];
+        let (child, address, admin) = serve(&data, &upstreams, None);
+        Self { child: Mutex::new(child), data, upstreams, hosts: None, address, admin, key }
+    }
+
+    /// A copy of the files in the data directory, as they lie there.
+    pub(crate) fn copy_data(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(self.data.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
     /// Starts another one on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         self.kill9();
@@ -87,8 +105,7 @@ impl Gateway {
 
     /// The ledger, one object a request.
     pub(crate) fn usage_rows(&self) -> Vec<Value> {
-        let text = self.command(&["usage", "--requests", "--json"]);
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        rows(&self.data)
     }
 
     /// The ledger's row of a request, once it is there.
@@ -234,7 +251,14 @@ pub(crate) fn is_settled(row: &Value) -> bool {
     row["ending"].as_str().is_some_and(|ending| !ending.is_empty() && ending != "open")
 }
 
-fn create_key(data: &TempDir, tenant: &str) -> String {
+/// The ledger in a data directory, one object a request.
+pub(crate) fn rows(data: &TempDir) -> Vec<Value> {
+    let text = command(data, &["usage", "--requests", "--json"]);
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Makes a key for a tenant in a data directory.
+pub(crate) fn create_key(data: &TempDir, tenant: &str) -> String {
     let printed = command(data, &["keys", "create", "--tenant", tenant]);
     let key = printed.trim();
     assert!(!key.is_empty() && !key.contains(char::is_whitespace), "not a key alone: {printed:?}");

@@ -3,12 +3,17 @@
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod dice;
+pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod gateway;
+pub(crate) mod issuer;
 pub(crate) mod process;
 mod self_test;
+pub(crate) mod signer;
 pub(crate) mod stub;
 pub(crate) mod tap;
+pub(crate) mod told;
 
 use std::time::{Duration, Instant};
 
