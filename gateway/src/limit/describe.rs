@@ -29,9 +29,8 @@ pub struct Level {
 }
 
 impl Limits {
-    /// All limits that bind a caller, those of its tenant first.
-    pub fn describe(&self, caller: &Caller, terms: &Terms) -> Vec<Level> {
-        let wall_clock = self.0.clock.now();
+    /// All limits that bind a caller at `wall_clock`, those of its tenant first.
+    pub fn describe(&self, caller: &Caller, terms: &Terms, wall_clock: Timestamp) -> Vec<Level> {
         let owners = self.owners(caller, terms);
         let mut states = lock(&owners);
         let now = self.now();

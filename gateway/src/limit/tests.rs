@@ -732,3 +732,38 @@ proptest! {
         prop_assert_eq!(requests.left(now), others.left(now));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_told_what_it_has_used_of_each_limit_and_when_all_of_it_is_left_again() {
+    let tenant = policy(|policy| {
+        policy.tokens_per_day = 1000;
+        policy.tokens_per_month = 5000;
+        policy.concurrent_requests = 3;
+    });
+    let key = policy(|policy| {
+        policy.requests_per_minute = 60;
+        policy.tokens_per_minute = 600;
+    });
+    let world = World::new(tenant, Some(key));
+    let mut over = world.reserve(100, 50).unwrap();
+    over.settle(120);
+    let _running = world.reserve(200, 100).unwrap();
+    let levels = world.limits.describe(&caller("k1"), &world.terms, world.wall.now());
+    let seen: Vec<_> = levels
+        .iter()
+        .map(|level| (level.of, level.name, level.limit, level.used, level.remaining, level.resets_in))
+        .collect();
+    let half_an_hour = Some(1800 * SECOND);
+    assert_eq!(
+        seen,
+        [
+            ("tenant", "concurrent_requests", 3, 1, 2, None),
+            ("tenant", "tokens_per_day", 1000, 420, 580, half_an_hour),
+            ("tenant", "tokens_per_month", 5000, 420, 4580, half_an_hour),
+            ("key", "requests_per_minute", 60, 2, 58, Some(2 * SECOND)),
+            ("key", "tokens_per_minute", 600, 420, 180, Some(42 * SECOND)),
+        ]
+    );
+    // Who has no limits is told of none.
+    assert_eq!(world.limits.describe(&caller("k1"), &terms(unlimited(), None), world.wall.now()), []);
+}

@@ -121,6 +121,6 @@ impl Further {
 }
 
 /// Milliseconds as seconds: three decimals are exact in any number that can occur.
-pub(crate) fn seconds<S: Serializer>(milliseconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+fn seconds<S: Serializer>(milliseconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(*milliseconds as f64 / 1000.0)
 }

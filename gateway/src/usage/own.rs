@@ -9,10 +9,10 @@ use http::Uri;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{Further, seconds};
+use super::Further;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::Rejection;
+use crate::error::{Reason, Rejection};
 use crate::handle::Arrival;
 use crate::ledger::Sums;
 use crate::ledger::query::{Field, Filter, Query, Used, Width};
@@ -55,8 +55,7 @@ struct Limit {
     used: u64,
     remaining: u64,
     resets_at: Option<String>,
-    #[serde(rename = "resets_in_seconds", serialize_with = "optional_seconds")]
-    resets_in_ms: Option<i64>,
+    resets_in_seconds: Option<f64>,
 }
 
 /// What was used in a span of time, and by which model. Times are seconds since 1970.
@@ -93,9 +92,8 @@ struct Measures {
 pub async fn own(app: &App, arrival: &Arrival, uri: &Uri) -> Result<Own, Rejection> {
     let Arrival { caller, terms, timestamp: now, .. } = arrival;
     let asked = asked(Parameters::of(uri), *now)?;
-    let out_of_time = || Rejection::field("start_time", "The clock of the gateway is wrong.");
-    let (day, month) = beginnings(*now).map_err(|_| out_of_time())?;
-    let (day_end, month_end) = endings(*now).map_err(|_| out_of_time())?;
+    let (day, month) = beginnings(*now).map_err(|error| no_such_day(&error))?;
+    let (day_end, month_end) = endings(*now).map_err(|error| no_such_day(&error))?;
     let of_days = app.own_usage.used(query_of(caller, (month, month_end), Width::Day)).await?;
     let buckets = match asked {
         Some((from, to, width)) => Some(app.own_usage.used(query_of(caller, (from, to), width)).await?),
@@ -153,6 +151,10 @@ fn asked(mut parameters: Parameters, now: Timestamp) -> Result<Option<(Timestamp
     Ok(Some((start, end, width)))
 }
 
+fn no_such_day(error: &jiff::Error) -> Rejection {
+    Rejection::new(Reason::Internal, "The usage cannot be read at the moment.").operator(format!("the clock: {error}"))
+}
+
 /// What one key used, by model.
 fn query_of(caller: &Caller, (from, to): (Timestamp, Timestamp), width: Width) -> Query {
     let only =
@@ -167,12 +169,12 @@ fn policies(app: &App, caller: &Caller) -> Policies {
 
 fn limits(app: &App, caller: &Caller, terms: &Terms, now: Timestamp) -> Vec<Limit> {
     let limit = |Level { of, name, limit, used, remaining, resets_in }| {
-        let resets_in_ms = resets_in.and_then(|time| i64::try_from(time.as_millis()).ok());
-        let resets_at = resets_in_ms.and_then(|ms| now.checked_add(SignedDuration::from_millis(ms)).ok());
-        let resets_at = resets_at.map(|time| format!("{time:.3}"));
-        Limit { of, name, limit, used, remaining, resets_at, resets_in_ms }
+        let resets_in = resets_in.and_then(|time| SignedDuration::try_from(time).ok());
+        let resets_at = resets_in.and_then(|time| now.checked_add(time).ok()).map(|time| format!("{time:.3}"));
+        let resets_in_seconds = resets_in.map(|time| time.as_millis_f64().ceil() / 1000.0);
+        Limit { of, name, limit, used, remaining, resets_at, resets_in_seconds }
     };
-    app.limits.describe(caller, terms).into_iter().map(limit).collect()
+    app.limits.describe(caller, terms, now).into_iter().map(limit).collect()
 }
 
 /// The rows of one bucket after the other; they come in this order.
@@ -208,13 +210,6 @@ fn period<'a>(
         end_time: end.as_second(),
         total: measures(total),
         models: models.into_iter().map(of_model).collect(),
-    }
-}
-
-fn optional_seconds<S: serde::Serializer>(milliseconds: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
-    match milliseconds {
-        Some(milliseconds) => seconds(milliseconds, serializer),
-        None => serializer.serialize_none(),
     }
 }
 

@@ -47,4 +47,5 @@ mod replicas;
 mod surfaces;
 mod tokens;
 mod upstream_faults;
+mod usage;
 mod waiting;
