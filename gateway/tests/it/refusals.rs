@@ -189,19 +189,20 @@ fn a_prompt_that_is_too_long_is_not_tried_again(client: &mut Client) {
 }
 
 fn requests_a_minute_are_waited_for(client: &mut Client) {
-    let scene = scene("[policies.default]\nrequests_per_minute = 60");
+    // One in 3 s: the client must have come before that, on a busy machine, too.
+    let scene = scene("[policies.default]\nrequests_per_minute = 20");
     while scene.gateway.post(PATH, &chat(3)).status == 200 {}
     scene.answer(client);
     succeeded(&client.ask(&scene.tap, &scene.gateway.key, json!({})));
     let passed = scene.tap.passed();
     assert_eq!((passed[0].status(), passed.len()), (Some(429), 2));
-    assert!(told_wait(&passed) <= Duration::from_millis(1250));
+    assert!(told_wait(&passed) <= Duration::from_millis(3750));
 }
 
 fn tokens_a_minute_are_waited_for(client: &mut Client) {
-    // 20 a second, and a debt of 37.
-    let scene = scene("[policies.default]\ntokens_per_minute = 1200");
-    scene.stub.plan_next(stream_of(1230));
+    // 10 a second, and a debt of 37.
+    let scene = scene("[policies.default]\ntokens_per_minute = 600");
+    scene.stub.plan_next(stream_of(630));
     assert_eq!(scene.gateway.post(PATH, &chat(7000)).status, 200);
     scene.answer(client);
     succeeded(&client.ask(&scene.tap, &scene.gateway.key, json!({})));

@@ -1,7 +1,7 @@
 //! What a client is told while its request waits, and that telling it changes nothing else.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -94,11 +94,15 @@ fn answers_tell_the_position_at_entry_and_how_long_the_request_waited() {
 fn errors_after_waiting_have_a_real_status_and_tell_the_wait() {
     let (stub, gateway, first) = occupied("[policies.default]\nmax_queue_wait = \"300ms\"");
     for body in [chat(9), chat_stream(9)] {
+        let sent = Instant::now();
         let reply = gateway.post(PATH, &body);
+        let took = sent.elapsed();
         assert_eq!((reply.status, reply.code().as_str()), (503, "queue_timeout"));
         assert_eq!(reply.head.header("x-queue-position"), Some("0"));
+        // The deadline counts from the arrival; what is told is the part of it in the queue.
         let waited = reply.head.header("x-queue-wait-ms").unwrap().parse::<u64>().unwrap();
-        assert!(waited >= 299, "{waited}");
+        let told = Duration::from_millis(waited);
+        assert!(took >= Duration::from_millis(300) && told > Duration::ZERO && told <= took, "{waited} of {took:?}");
     }
     stub.release(0);
     first.events();
