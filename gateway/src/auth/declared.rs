@@ -16,8 +16,7 @@ use toml::Spanned;
 
 use super::info::KeyInfo;
 use super::key::{self, KeyHash, NewKey};
-use super::last_used::Use;
-use super::record::{Record, Revocation, Roster};
+use super::record::{Record, Roster};
 use super::scope::Scope;
 use super::wanted::Wanted;
 use super::{Caller, KeyError};
@@ -151,17 +150,15 @@ impl DeclaredFile {
 
 /// The record of a declared key. What belongs to the key stays: its running requests, its last use.
 fn record(Declared { info, hash, .. }: Declared, roster: &Roster) -> Record {
-    let known = roster.find(&info.key_id, |record| (record.caller.revocation.clone(), record.used.clone()));
-    let key_id: Arc<str> = info.key_id.into();
-    let (revocation, used) = known.unwrap_or_else(|| (Revocation::default(), Use::new(key_id.clone())));
+    let known = roster.find(&info.key_id, |record| record.caller.revocation.clone());
     let caller = Caller {
         tenant: info.tenant.into(),
-        key_id,
+        key_id: info.key_id.into(),
         policy: info.policy.map(Arc::from),
         scope: Arc::new(info.scope),
-        revocation,
+        revocation: known.unwrap_or_default(),
     };
-    Record { hash, previous: None, caller, expires: info.expires, revoked: false, used }
+    Record { hash, previous: None, caller, expires: info.expires, revoked: false }
 }
 
 /// The keys that the configuration's file declares; none without one.

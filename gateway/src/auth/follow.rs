@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::last_used::Use;
 use super::record::{Record, Revocation, Roster};
 use super::scope::Scope;
 use super::store::{Stored, read_above};
@@ -169,13 +168,9 @@ impl Reader {
     /// The record of a row. What belongs to the key and not to its row stays: its running requests, its last use.
     fn record(&mut self, row: Stored, roster: &Roster) -> Record {
         let Stored { info, hash, previous, end_streams, .. } = row;
-        let known = roster.find(&info.key_id, |record| {
-            (record.caller.key_id.clone(), record.caller.revocation.clone(), record.used.clone())
-        });
-        let (key_id, revocation, used) = known.unwrap_or_else(|| {
-            let key_id: Arc<str> = info.key_id.as_str().into();
-            (key_id.clone(), Revocation::default(), Use::new(key_id))
-        });
+        let known =
+            roster.find(&info.key_id, |Record { caller, .. }| (caller.key_id.clone(), caller.revocation.clone()));
+        let (key_id, revocation) = known.unwrap_or_else(|| (info.key_id.into(), Revocation::default()));
         let revoked = info.revoked.is_some();
         if revoked && end_streams {
             revocation.announce();
@@ -187,7 +182,7 @@ impl Reader {
             scope: if info.scope == Scope::default() { self.everything.clone() } else { Arc::new(info.scope) },
             revocation,
         };
-        Record { hash, previous, caller, expires: info.expires, revoked, used }
+        Record { hash, previous, caller, expires: info.expires, revoked }
     }
 
     fn tenant(&mut self, name: &str) -> Arc<str> {

@@ -5,34 +5,28 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, params};
 
 use super::follow::{FollowError, Follower};
 use super::record::Roster;
-use super::schema;
+use super::{Caller, schema};
 use crate::database::DatabaseError;
 
 /// When one key was used last.
+#[derive(Debug, Default)]
 pub(super) struct Use {
-    key_id: Arc<str>,
     at_ms: AtomicI64,
     /// It stands in the list of what is to be written.
     listed: AtomicBool,
 }
 
-impl Use {
-    pub(super) fn new(key_id: Arc<str>) -> Arc<Self> {
-        Arc::new(Self { key_id, at_ms: AtomicI64::new(i64::MIN), listed: AtomicBool::new(false) })
-    }
-}
-
 /// What was noted and is not written yet, and where it is written.
 pub(super) struct LastUsed {
     /// Each key stands here at most once.
-    noted: Mutex<Vec<Arc<Use>>>,
+    noted: Mutex<Vec<Caller>>,
     connection: Mutex<Connection>,
 }
 
@@ -41,13 +35,14 @@ impl LastUsed {
         Ok(Self { noted: Mutex::default(), connection: Mutex::new(schema::open(data_dir)?) })
     }
 
-    /// Notes that a key was used.
-    pub(super) fn note(&self, used: &Arc<Use>, now: Timestamp) {
+    /// Notes that the key of a caller was used.
+    pub(super) fn note(&self, caller: &Caller, now: Timestamp) {
+        let used = caller.revocation.used();
         // The time is written, then the list looked at; the writer takes the key off the list, then looks at the time. So
         // either the writer sees this time, or this sees that the key is to be listed anew: both are `SeqCst` for that.
         used.at_ms.fetch_max(now.as_millisecond(), SeqCst);
         if !used.listed.load(SeqCst) && !used.listed.swap(true, SeqCst) {
-            self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(used.clone());
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(caller.clone());
         }
     }
 
@@ -57,23 +52,25 @@ impl LastUsed {
         if noted.is_empty() {
             return Ok(());
         }
-        for used in &noted {
-            used.listed.store(false, SeqCst);
+        for caller in &noted {
+            caller.revocation.used().listed.store(false, SeqCst);
         }
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         follower.write(roster, &mut connection, |transaction| store(transaction, &noted)).inspect_err(|_| {
             // For the next time.
             let mut kept = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.extend(noted.iter().filter(|used| !used.listed.swap(true, SeqCst)).cloned());
+            kept.extend(noted.iter().filter(|caller| !caller.revocation.used().listed.swap(true, SeqCst)).cloned());
         })
     }
 }
 
-fn store(transaction: &Transaction<'_>, noted: &[Arc<Use>]) -> rusqlite::Result<usize> {
+fn store(transaction: &Transaction<'_>, noted: &[Caller]) -> rusqlite::Result<usize> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO last_used (key_id, used_ms) VALUES (?1, ?2)
          ON CONFLICT DO UPDATE SET used_ms = excluded.used_ms WHERE excluded.used_ms > used_ms",
     )?;
-    let write = |used: &Arc<Use>| statement.execute(params![&*used.key_id, used.at_ms.load(SeqCst)]);
+    let write = |Caller { key_id, revocation, .. }: &Caller| {
+        statement.execute(params![&**key_id, revocation.used().at_ms.load(SeqCst)])
+    };
     noted.iter().map(write).sum()
 }

@@ -155,8 +155,8 @@ impl Authenticator {
         self.follower.follow(&self.roster).map_err(|error| {
             Rejection::new(Reason::Internal, "The API key cannot be checked at the moment.").operator(error.to_string())
         })?;
-        let (caller, used) = self.roster.check(key_id, &key::hash(text), now)?;
-        self.last_used.note(&used, now);
+        let caller = self.roster.check(key_id, &key::hash(text), now)?;
+        self.last_used.note(&caller, now);
         Ok(caller)
     }
 

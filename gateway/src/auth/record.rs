@@ -16,17 +16,29 @@ use crate::error::Rejection;
 
 /// Tells the requests of a key that the key was revoked and that they are to end. Clones share one state.
 #[derive(Clone, Debug, Default)]
-pub struct Revocation(Arc<CancellationToken>);
+pub struct Revocation(Arc<Life>);
+
+/// What belongs to a key and not to its row. In one place: each place is a wait for memory at every request.
+#[derive(Debug, Default)]
+struct Life {
+    revoked: CancellationToken,
+    used: Use,
+}
 
 impl Revocation {
     /// Ends what the key runs.
     pub(super) fn announce(&self) {
-        self.0.cancel();
+        self.0.revoked.cancel();
     }
 
     /// Waits until it is announced; mostly for ever.
     pub async fn announced(&self) {
-        self.0.cancelled().await;
+        self.0.revoked.cancelled().await;
+    }
+
+    /// When the key was used last.
+    pub(super) fn used(&self) -> &Use {
+        &self.0.used
     }
 }
 
@@ -43,7 +55,6 @@ pub(super) struct Record {
     pub(super) caller: Caller,
     pub(super) expires: Option<Timestamp>,
     pub(super) revoked: bool,
-    pub(super) used: Arc<Use>,
 }
 
 impl Record {
@@ -77,10 +88,9 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// The caller behind a key, and what notes that the key was used.
-    pub(super) fn check(&self, key_id: &str, hash: &KeyHash, now: Timestamp) -> Result<(Caller, Arc<Use>), Rejection> {
-        let check = |record: &Record| Ok((record.check(hash, now)?, record.used.clone()));
-        self.find(key_id, check).unwrap_or_else(|| {
+    /// The caller behind a key.
+    pub(super) fn check(&self, key_id: &str, hash: &KeyHash, now: Timestamp) -> Result<Caller, Rejection> {
+        self.find(key_id, |record| record.check(hash, now)).unwrap_or_else(|| {
             // As long as a wrong secret takes.
             std::hint::black_box(hash.ct_eq(&[0; 32]));
             Err(incorrect())
