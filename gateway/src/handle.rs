@@ -34,7 +34,7 @@ use crate::upstream::errors;
 #[derive(Clone)]
 pub struct Arrival {
     /// Who asks.
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
     /// What it may use.
     pub terms: Terms,
     /// How long it will wait.

@@ -115,7 +115,7 @@ fn is_open(request: &Request) -> bool {
 
 /// Who has shown a key, on which connection, when, and on which terms.
 struct Asking {
-    caller: Caller,
+    caller: Arc<Caller>,
     client: Arc<Client>,
     terms: Terms,
     at: Instant,

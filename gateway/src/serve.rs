@@ -176,7 +176,7 @@ fn limits_of(
     let who = |tenant: &str, key_id: &str| {
         // A key that is gone leaves what its tenant used. Tokens are not known beforehand, but may have one policy all.
         let policy = tokens.fixed_policy(key_id).map(Arc::from);
-        let unknown = || Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) };
+        let unknown = || Arc::new(Caller { policy: policy.clone(), ..Caller::new(tenant, key_id) });
         let caller = authenticator.caller(key_id).unwrap_or_else(unknown);
         let terms = policies.of(&caller).or_else(|_| policies.of(&unknown())).ok()?;
         Some((caller, terms))

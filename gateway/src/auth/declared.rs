@@ -158,7 +158,7 @@ fn record(Declared { info, hash, .. }: Declared, roster: &Roster) -> Record {
         scope: Arc::new(info.scope),
         revocation: known.unwrap_or_default(),
     };
-    Record { hash, previous: None, caller, expires: info.expires, revoked: false }
+    Record { hash, previous: None, caller: Arc::new(caller), expires: info.expires, revoked: false }
 }
 
 /// The keys that the configuration's file declares; none without one.

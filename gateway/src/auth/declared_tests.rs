@@ -18,7 +18,7 @@ fn wanted() -> Wanted {
     }
 }
 
-fn ask(authenticator: &Authenticator, key: &NewKey) -> Result<Caller, String> {
+fn ask(authenticator: &Authenticator, key: &NewKey) -> Result<Arc<Caller>, String> {
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", key.expose().parse().unwrap());
     let now = "2026-01-01T00:00:00Z".parse().unwrap();

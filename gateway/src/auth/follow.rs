@@ -182,6 +182,7 @@ impl Reader {
             scope: if info.scope == Scope::default() { self.everything.clone() } else { Arc::new(info.scope) },
             revocation,
         };
+        let (caller, previous) = (Arc::new(caller), previous.map(Box::new));
         Record { hash, previous, caller, expires: info.expires, revoked }
     }
 

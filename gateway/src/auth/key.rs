@@ -16,6 +16,8 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// SHA-256 of a whole key: what is stored. A slow hash is for passwords; 256 random bits cannot be guessed.
 pub(super) type KeyHash = [u8; 32];
+/// The public part of a key, in the characters that it is written with.
+pub(super) type KeyId = [u8; ID_CHARS];
 
 /// A key as it is shown once, to whoever created it. Its `Debug` shows the id only.
 pub struct NewKey {
@@ -84,6 +86,11 @@ pub(super) fn is_id(text: &str) -> bool {
 
 fn in_alphabet(text: &str) -> bool {
     text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+/// The id of this text; `None` if it has not the length of one.
+pub(super) fn id(text: &str) -> Option<KeyId> {
+    text.as_bytes().try_into().ok()
 }
 
 pub(super) fn hash(text: &[u8]) -> KeyHash {

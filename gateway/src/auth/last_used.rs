@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, params};
@@ -26,7 +26,7 @@ pub(super) struct Use {
 /// What was noted and is not written yet, and where it is written.
 pub(super) struct LastUsed {
     /// Each key stands here at most once.
-    noted: Mutex<Vec<Caller>>,
+    noted: Mutex<Vec<Arc<Caller>>>,
     connection: Mutex<Connection>,
 }
 
@@ -36,7 +36,7 @@ impl LastUsed {
     }
 
     /// Notes that the key of a caller was used.
-    pub(super) fn note(&self, caller: &Caller, now: Timestamp) {
+    pub(super) fn note(&self, caller: &Arc<Caller>, now: Timestamp) {
         let used = caller.revocation.used();
         // The time is written, then the list looked at; the writer takes the key off the list, then looks at the time. So
         // either the writer sees this time, or this sees that the key is to be listed anew: both are `SeqCst` for that.
@@ -64,13 +64,14 @@ impl LastUsed {
     }
 }
 
-fn store(transaction: &Transaction<'_>, noted: &[Caller]) -> rusqlite::Result<usize> {
+fn store(transaction: &Transaction<'_>, noted: &[Arc<Caller>]) -> rusqlite::Result<usize> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO last_used (key_id, used_ms) VALUES (?1, ?2)
          ON CONFLICT DO UPDATE SET used_ms = excluded.used_ms WHERE excluded.used_ms > used_ms",
     )?;
-    let write = |Caller { key_id, revocation, .. }: &Caller| {
-        statement.execute(params![&**key_id, revocation.used().at_ms.load(SeqCst)])
+    let write = |caller: &Arc<Caller>| {
+        let used_ms = caller.revocation.used().at_ms.load(SeqCst);
+        statement.execute(params![&*caller.key_id, used_ms])
     };
     noted.iter().map(write).sum()
 }

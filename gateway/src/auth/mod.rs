@@ -64,7 +64,7 @@ pub async fn caller(
     tokens: &Tokens,
     headers: &HeaderMap,
     now: Timestamp,
-) -> Result<Caller, Rejection> {
+) -> Result<Arc<Caller>, Rejection> {
     match credential::of(headers)? {
         token if tokens.is_token(token) => tokens.authenticate(token, now).await,
         _ => keys.authenticate(headers, now),
@@ -130,7 +130,7 @@ impl Authenticator {
     }
 
     /// The caller behind a key id, whether the key is valid or not: for what it did before.
-    pub fn caller(&self, key_id: &str) -> Option<Caller> {
+    pub fn caller(&self, key_id: &str) -> Option<Arc<Caller>> {
         self.roster.find(key_id, |record| record.caller.clone())
     }
 
@@ -149,7 +149,7 @@ impl Authenticator {
     /// # Errors
     /// When there is no credential, more than one, or one that is not valid at `now`. Who does not know the secret
     /// is not told whether the key exists.
-    pub fn authenticate(&self, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Rejection> {
+    pub fn authenticate(&self, headers: &HeaderMap, now: Timestamp) -> Result<Arc<Caller>, Rejection> {
         let text = credential::of(headers)?;
         let key_id = key::key_id(text).ok_or_else(incorrect)?;
         self.follower.follow(&self.roster).map_err(|error| {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use super::key::KeyHash;
+use super::key::{self, KeyHash, KeyId};
 use super::last_used::Use;
 use super::{Caller, incorrect, invalid};
 use crate::error::Rejection;
@@ -47,21 +47,22 @@ pub fn revoked() -> Rejection {
     invalid("The API key has been revoked.")
 }
 
-/// A key as the server knows it.
+/// A key as the server knows it. Small, and with as few ways to other memory as can be: of a key that was not asked for in a
+/// while, each is a wait.
 pub(super) struct Record {
     pub(super) hash: KeyHash,
     /// The secret before the last rotation, and until when it is valid.
-    pub(super) previous: Option<(KeyHash, Timestamp)>,
-    pub(super) caller: Caller,
+    pub(super) previous: Option<Box<(KeyHash, Timestamp)>>,
+    pub(super) caller: Arc<Caller>,
     pub(super) expires: Option<Timestamp>,
     pub(super) revoked: bool,
 }
 
 impl Record {
     /// The caller, if `hash` is that of the key and the key is valid.
-    fn check(&self, hash: &KeyHash, now: Timestamp) -> Result<Caller, Rejection> {
+    fn check(&self, hash: &KeyHash, now: Timestamp) -> Result<Arc<Caller>, Rejection> {
         let is_current = bool::from(hash.ct_eq(&self.hash));
-        let is_previous = self.previous.as_ref().is_some_and(|(previous, _)| bool::from(hash.ct_eq(previous)));
+        let is_previous = self.previous.as_ref().is_some_and(|previous| bool::from(hash.ct_eq(&previous.0)));
         if !is_current && !is_previous {
             return Err(incorrect());
         }
@@ -72,7 +73,7 @@ impl Record {
         if self.expires.is_some_and(|expires| expires <= now) {
             return Err(invalid("The API key has expired."));
         }
-        if !is_current && self.previous.as_ref().is_none_or(|(_, until)| *until <= now) {
+        if !is_current && self.previous.as_ref().is_none_or(|previous| previous.1 <= now) {
             return Err(invalid("The API key has been rotated, and this is its old secret."));
         }
         Ok(self.caller.clone())
@@ -83,13 +84,13 @@ impl Record {
 /// whole.
 #[derive(Default)]
 pub(super) struct Roster {
-    stored: RwLock<HashMap<Arc<str>, Record>>,
-    declared: ArcSwap<HashMap<Arc<str>, Record>>,
+    stored: RwLock<HashMap<KeyId, Record>>,
+    declared: ArcSwap<HashMap<KeyId, Record>>,
 }
 
 impl Roster {
     /// The caller behind a key.
-    pub(super) fn check(&self, key_id: &str, hash: &KeyHash, now: Timestamp) -> Result<Caller, Rejection> {
+    pub(super) fn check(&self, key_id: &str, hash: &KeyHash, now: Timestamp) -> Result<Arc<Caller>, Rejection> {
         self.find(key_id, |record| record.check(hash, now)).unwrap_or_else(|| {
             // As long as a wrong secret takes.
             std::hint::black_box(hash.ct_eq(&[0; 32]));
@@ -100,30 +101,34 @@ impl Roster {
     /// Looks at one key. Where one is both stored and declared, which neither `Keys` nor the reader of the file lets
     /// happen, the stored one counts: a revocation is stored.
     pub(super) fn find<T>(&self, key_id: &str, look: impl FnOnce(&Record) -> T) -> Option<T> {
+        let key_id = key::id(key_id)?;
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = stored.get(key_id) {
+        if let Some(record) = stored.get(&key_id) {
             return Some(look(record));
         }
         drop(stored);
-        self.declared.load().get(key_id).map(look)
+        self.declared.load().get(&key_id).map(look)
     }
 
     /// Whether a key of this id is stored.
     pub(super) fn is_stored(&self, key_id: &str) -> bool {
-        self.stored.read().unwrap_or_else(PoisonError::into_inner).contains_key(key_id)
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        key::id(key_id).is_some_and(|key_id| stored.contains_key(&key_id))
     }
 
     /// Puts stored keys there, or in the place of what they were.
     pub(super) fn put(&self, records: Vec<Record>) {
         let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
-        for record in records {
-            stored.insert(record.caller.key_id.clone(), record);
-        }
+        stored.extend(by_id(records));
     }
 
     /// Puts declared keys in the place of those that were declared.
     pub(super) fn declare(&self, records: Vec<Record>) {
-        let declared = records.into_iter().map(|record| (record.caller.key_id.clone(), record));
-        self.declared.store(Arc::new(declared.collect()));
+        self.declared.store(Arc::new(by_id(records).collect()));
     }
+}
+
+/// A key whose id has another form than ids are drawn with cannot be shown, and so is not there.
+fn by_id(records: Vec<Record>) -> impl Iterator<Item = (KeyId, Record)> {
+    records.into_iter().filter_map(|record| Some((key::id(&record.caller.key_id)?, record)))
 }

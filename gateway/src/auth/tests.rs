@@ -149,7 +149,9 @@ fn a_rotated_key_keeps_its_id_and_its_old_secret_for_the_overlap() {
     let second = keys.rotate(first.key_id(), SignedDuration::from_secs(60), at(100)).unwrap();
     assert_eq!(second.key_id(), first.key_id());
     assert_ne!(second.expose(), first.expose());
-    let ask = |key: &NewKey, now| authenticator.authenticate(&bearer_of(key.expose()), now).map(|caller| caller.key_id);
+    let ask = |key: &NewKey, now| {
+        authenticator.authenticate(&bearer_of(key.expose()), now).map(|caller| caller.key_id.clone())
+    };
     let refused = |key: &NewKey, now| ask(key, now).unwrap_err().message;
     for now in [at(100), at(159)] {
         assert_eq!(&*ask(&first, now).unwrap(), first.key_id());

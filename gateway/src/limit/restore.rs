@@ -1,5 +1,7 @@
 //! What was used before the gateway was started, from the ledger.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::quota::{Periods, beginnings};
@@ -19,7 +21,7 @@ impl Limits {
     pub fn restore(
         &self,
         ledger: &Reader,
-        who: impl Fn(&str, &str) -> Option<(Caller, Terms)>,
+        who: impl Fn(&str, &str) -> Option<(Arc<Caller>, Terms)>,
     ) -> Result<(), UsageError> {
         let now = self.0.clock.now();
         let periods = Periods::of(now);

@@ -567,7 +567,7 @@ async fn a_restart_restores_quotas_and_debts_from_the_ledger() {
     world.limits = Limits::new(world.wall.clock());
     let reader = Reader::open(directory.path()).unwrap();
     let terms = world.terms.clone();
-    world.limits.restore(&reader, |_, key| Some((caller(key), terms.clone()))).unwrap();
+    world.limits.restore(&reader, |_, key| Some((Arc::new(caller(key)), terms.clone()))).unwrap();
     assert_eq!(used(&world, EVENING), vec![4323, 4324]);
     // Full at 23:28, then 4,000 were used, 2,000 have come back since, and 3 were used.
     assert_eq!(world.audit().level, 1000 - 4000 + 2000 - 3);

@@ -21,7 +21,7 @@ pub(super) type Fingerprint = [u8; 32];
 /// What is known of a token whose signature and claims were right.
 #[derive(Clone, Debug)]
 pub(super) struct Verified {
-    pub(super) caller: Caller,
+    pub(super) caller: Arc<Caller>,
     pub(super) times: Times,
     /// What it is signed with.
     pub(super) key: Arc<Key>,

@@ -103,7 +103,7 @@ impl Tokens {
     ///
     /// # Errors
     /// When the token is not valid at `now`, or there is no key to check it with.
-    pub async fn authenticate(&self, token: &[u8], now: Timestamp) -> Result<Caller, Rejection> {
+    pub async fn authenticate(&self, token: &[u8], now: Timestamp) -> Result<Arc<Caller>, Rejection> {
         let fingerprint = fingerprint(token);
         if let Some(verified) = self.cache.get(&fingerprint) {
             match self.still_valid(&verified, now) {
@@ -152,7 +152,7 @@ impl Tokens {
         let claims = key.verify(token, header.alg).map_err(refused)?;
         let times = claims::check(&claims, &issuer.config, now).map_err(refused)?;
         let caller = claims::caller(&claims, &issuer.name, &issuer.config).map_err(refused)?;
-        let verified = Verified { caller, times, key };
+        let verified = Verified { caller: Arc::new(caller), times, key };
         self.still_valid(&verified, now).map_err(refused)?;
         Ok(verified)
     }

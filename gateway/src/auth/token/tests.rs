@@ -75,7 +75,7 @@ impl World {
         sleep(A_LOOK).await;
     }
 
-    async fn ask(&self, token: &str, now: i64) -> Result<Caller, Rejection> {
+    async fn ask(&self, token: &str, now: i64) -> Result<Arc<Caller>, Rejection> {
         self.tokens.authenticate(token.as_bytes(), at(now)).await
     }
 
@@ -395,7 +395,7 @@ fn the_cache_is_bounded_and_keeps_what_is_shown_again() {
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
     let caller = Caller::new("acme", "idp/ann");
     let times = claims::Times { issued: None, until: at(0) };
-    let verified = Arc::new(Verified { caller, times, key: key.choose(&header).unwrap().clone() });
+    let verified = Arc::new(Verified { caller: Arc::new(caller), times, key: key.choose(&header).unwrap().clone() });
     let cache = Cache::default();
     let fingerprints = (0..30_000_u32).map(|number| fingerprint(&number.to_be_bytes()));
     let first = fingerprint(&0_u32.to_be_bytes());
