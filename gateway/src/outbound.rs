@@ -35,12 +35,18 @@ pub enum OutboundError {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
-    /// The client cannot be made, or the exchange failed.
+    /// The client cannot be made, or the exchange failed. It does not tell the URL, whose query may hold a secret.
     #[error(transparent)]
-    Http(#[from] reqwest::Error),
+    Http(reqwest::Error),
     /// The answer is longer than it may be.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
+}
+
+impl From<reqwest::Error> for OutboundError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
 }
 
 /// A client that trusts the system's root certificates (those of `SSL_CERT_FILE` and `SSL_CERT_DIR` where these are
@@ -184,6 +190,16 @@ mod tests {
         let port = serve_once(None, text.to_owned()).await;
         let response = client(None).unwrap().get(format!("http://127.0.0.1:{port}/")).send().await.unwrap();
         assert_eq!(response.status(), 302);
+    }
+
+    #[tokio::test]
+    async fn a_failure_does_not_tell_the_url() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let sent = client(None).unwrap().get(format!("http://{closed}/keys?api_key=secret")).send().await;
+        let error = OutboundError::from(sent.unwrap_err());
+        let debugged = format!("{error:?}");
+        let told = format!("{debugged} {:#}", anyhow::Error::from(error));
+        assert!(told.contains("error sending request") && !told.contains("secret"), "{told}");
     }
 
     #[test]

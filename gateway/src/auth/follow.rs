@@ -14,6 +14,8 @@
 //!   with one.
 //! * **A file that has a write-ahead log again** (an older program may do that before it says that it cannot read the
 //!   schema) shows it in the header as well. Then SQLite is asked each time until the journal is changed back.
+//! * **A backup that is restored into the file** (`.restore` of the sqlite3 shell) takes versions back, and later changes
+//!   would have versions that were read before. So all is read again then.
 //!
 //! A file that is deleted or replaced, not changed, is noticed at the next start only.
 
@@ -28,12 +30,15 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::record::{Record, Revocation, Roster};
 use super::scope::Scope;
-use super::store::{Stored, read_above};
+use super::store::{Stored, newest_version, read_above};
 use super::{Caller, KeyError, schema};
 use crate::database::{Changes, DatabaseError, Header};
 
 /// How long a request waits for another process that is writing. A commit takes as long as the disk does.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// Each row has a higher version than that.
+const ALL: i64 = -1;
 
 /// Why the keys cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +66,7 @@ impl Follower {
         let path = schema::file(data_dir);
         let changes = Changes::open(&path)?;
         let mut reader =
-            Reader { connection, version: -1, patient: true, tenants: BTreeSet::new(), everything: Arc::default() };
+            Reader { connection, version: ALL, patient: true, tenants: BTreeSet::new(), everything: Arc::default() };
         let header = reader.read(&changes, roster).map_err(|error| match error {
             FollowError::Sql(error) => KeyError::Sql(error),
             FollowError::Header(source) => DatabaseError::Read { path: path.clone(), source }.into(),
@@ -155,13 +160,20 @@ impl Reader {
             }
         }
         let transaction = self.connection.transaction()?;
-        let rows = read_above(&transaction, self.version)?;
+        // Versions only grow, unless a backup was restored into the file: then nothing that was read before holds.
+        let is_restored = newest_version(&transaction)? < self.version;
+        let before = if is_restored { ALL } else { self.version };
+        let rows = read_above(&transaction, before)?;
         // If no row was found, the query has taken the shared lock all the same.
         let header = changes.header()?;
         transaction.commit()?;
-        self.version = rows.iter().map(|row| row.version).fold(self.version, i64::max);
+        self.version = rows.iter().map(|row| row.version).fold(before, i64::max);
         let records = rows.into_iter().map(|row| self.record(row, roster)).collect();
-        roster.put(records);
+        if is_restored {
+            roster.replace(records);
+        } else {
+            roster.put(records);
+        }
         Ok(header)
     }
 

@@ -217,3 +217,18 @@ fn an_uncommitted_change_does_not_count() {
     other.execute("UPDATE keys SET revoked_ms = 1", []).unwrap();
     assert!(followed.is_revoked(&key_id));
 }
+
+#[test]
+fn a_revocation_counts_also_after_an_older_state_of_the_file_was_restored() {
+    let followed = Followed::new();
+    let [kept, lost, also_lost] = std::array::from_fn(|_| followed.create());
+    assert!(!followed.is_revoked(&also_lost));
+    // As a backup has it that was made after the first key.
+    let restoring = schema::open(followed.directory.path()).unwrap();
+    restoring.execute_batch("DROP TRIGGER keys_deleted").unwrap();
+    assert_eq!(restoring.execute("DELETE FROM keys WHERE key_id <> ?1", [&kept]), Ok(2));
+    followed.keys.revoke(&kept, false, at(1)).unwrap();
+    assert!(followed.is_revoked(&kept));
+    assert!(followed.roster.find(&lost, |_| ()).is_none());
+    assert!(!followed.is_revoked(&followed.create()));
+}

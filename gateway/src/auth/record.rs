@@ -122,6 +122,12 @@ impl Roster {
         stored.extend(by_id(records));
     }
 
+    /// Puts stored keys in the place of all that were stored.
+    pub(super) fn replace(&self, records: Vec<Record>) {
+        let records = records.into_iter().map(|record| (record.caller.key_id.clone(), record)).collect();
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = records;
+    }
+
     /// Puts declared keys in the place of those that were declared.
     pub(super) fn declare(&self, records: Vec<Record>) {
         self.declared.store(Arc::new(by_id(records).collect()));

@@ -232,6 +232,12 @@ pub(super) struct Stored {
     pub(super) version: i64,
 }
 
+/// The version of the latest change.
+pub(super) fn newest_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached("SELECT coalesce(max(version), -1) FROM keys")?;
+    statement.query_row([], |row| row.get(0))
+}
+
 /// The rows that have changed since `version` was the last one.
 pub(super) fn read_above(connection: &Connection, version: i64) -> rusqlite::Result<Vec<Stored>> {
     let mut statement = connection.prepare_cached("SELECT *, NULL AS used_ms FROM keys WHERE version > ?1")?;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -26,7 +27,7 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// How long a request waits for another process that is writing. A commit takes as long as the disk does.
-const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Why tokens cannot be revoked, or whether they were cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +68,24 @@ pub(super) struct Revocations {
     /// The header of the file that goes with them.
     seen: AtomicU64,
     // Closed before the other one, see there.
-    connection: Mutex<Connection>,
+    reader: Mutex<Reader>,
     changes: Changes,
+}
+
+struct Reader {
+    connection: Connection,
+    /// A writer is waited for.
+    patient: bool,
+}
+
+impl Reader {
+    fn be_patient(&mut self, patient: bool) -> rusqlite::Result<()> {
+        if self.patient == patient {
+            return Ok(());
+        }
+        self.patient = patient;
+        self.connection.busy_timeout(if patient { LONGEST_WAIT } else { Duration::ZERO })
+    }
 }
 
 impl Revocations {
@@ -79,7 +96,7 @@ impl Revocations {
         let changes = Changes::open(&data_dir.join(FILE))?;
         let (times, seen) = read(&connection, &changes)?;
         let (times, seen) = (ArcSwap::from_pointee(times), AtomicU64::new(seen.as_number()));
-        Ok(Self { times, seen, connection: Mutex::new(connection), changes })
+        Ok(Self { times, seen, reader: Mutex::new(Reader { connection, patient: true }), changes })
     }
 
     /// Says whether the tokens of `key_id` that were issued at this time are revoked.
@@ -87,24 +104,32 @@ impl Revocations {
     /// # Errors
     /// When the file cannot be read.
     pub(super) fn has(&self, key_id: &str, issued: Option<Timestamp>) -> Result<bool, RevocationError> {
-        let header = self.changes.header()?;
-        if !header.has_rollback_journal() || header.as_number() != self.seen.load(Ordering::Acquire) {
+        if !self.is_known(self.changes.header()?) {
             self.follow()?;
         }
         Ok(self.times.load().get(key_id).is_some_and(|before| issued.is_none_or(|issued| issued <= *before)))
     }
 
+    fn is_known(&self, header: Header) -> bool {
+        header.has_rollback_journal() && header.as_number() == self.seen.load(Ordering::Acquire)
+    }
+
     fn follow(&self) -> Result<(), RevocationError> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        match read(&connection, &self.changes) {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_known(self.changes.header()?) {
+            return Ok(());
+        }
+        match read(&reader.connection, &self.changes) {
             Ok((times, seen)) => {
                 self.times.store(Arc::new(times));
                 self.seen.store(seen.as_number(), Ordering::Release);
-                Ok(())
+                Ok(reader.be_patient(true)?)
             }
             // Nothing can be committed while somebody holds the lock. What was committed just before it is missed for as
-            // long as that: whoever holds it for longer than a commit takes is at fault.
-            Err(RevocationError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            // long as that: whoever holds it for longer than a commit takes is at fault, and is not waited for again.
+            Err(RevocationError::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                Ok(reader.be_patient(false)?)
+            }
             Err(error) => Err(error),
         }
     }
@@ -166,6 +191,22 @@ mod tests {
         assert!(revocations.has("idp/ann", Some(at(9))).unwrap());
         // Without a change nothing is read.
         assert!(revocations.has("idp/ann", Some(at(9))).unwrap());
+    }
+
+    #[test]
+    fn a_writer_that_does_not_let_go_is_waited_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let revocations = Revocations::open(dir.path()).unwrap();
+        revoke(dir.path(), "idp/ann", at(10)).unwrap();
+        let writer = open(dir.path()).unwrap();
+        writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let patient = || revocations.reader.lock().unwrap().patient;
+        assert!(patient());
+        assert!(!revocations.has("idp/ann", None).unwrap());
+        assert!(!patient());
+        writer.execute_batch("ROLLBACK").unwrap();
+        assert!(revocations.has("idp/ann", None).unwrap());
+        assert!(patient());
     }
 
     #[test]
