@@ -177,9 +177,11 @@ fn revoke_tokens(subject: &str, data: &DataDirectory) -> anyhow::Result<()> {
     let config = configuration(data)?;
     let (issuer, key_id) = auth::key_id_of(subject).context("not of the form ISSUER/SUBJECT")?;
     config.check_issuer(issuer)?;
-    let now = Clock::system().now();
-    auth::revoke(&config.server.data_dir, &key_id, now)?;
-    say(&format!("Tokens of {key_id} that were issued up to {now:.0} are revoked."))
+    // The issuer's clock may be ahead: a token that it makes now may say that it is of a time to come.
+    let skew = config.issuers.get(issuer).map(|issuer| issuer.clock_skew).unwrap_or_default();
+    let until = Clock::system().now().checked_add(skew)?;
+    auth::revoke(&config.server.data_dir, &key_id, until)?;
+    say(&format!("Tokens of {key_id} that were issued up to {until:.0} are revoked."))
 }
 
 /// One text on standard output; a reader that has gone away is not an error worth a panic.

@@ -3,6 +3,7 @@
 //! Takes the path of a file and the SQL text of each version; gives an open connection.
 
 mod changes;
+mod identity;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -14,6 +15,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 pub(crate) use changes::{Changes, Header};
+pub(crate) use identity::Identity;
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -35,13 +35,12 @@ fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr
     let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
     let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
-    for line in lines.into_iter().rev() {
-        for entry in line.to_str().ok()?.rsplit(',') {
-            if !is_proxy(&client) {
-                return Some(client);
-            }
-            client = address(entry.trim())?.to_canonical();
+    let entries = lines.into_iter().rev().flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+    for entry in entries {
+        if !is_proxy(&client) {
+            return Some(client);
         }
+        client = address(str::from_utf8(entry).ok()?.trim())?.to_canonical();
     }
     Some(client)
 }
@@ -72,6 +71,7 @@ mod tests {
             // Who is no proxy may claim what it likes.
             ("192.0.2.1", &["10.0.0.1"], "192.0.2.1"),
             ("192.0.2.1", &["nonsense"], "192.0.2.1"),
+            ("192.0.2.1", &["nö"], "192.0.2.1"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["192.0.2.1"], "192.0.2.1"),
             ("::ffff:10.0.0.1", &["192.0.2.1:1234"], "192.0.2.1"),

@@ -17,7 +17,7 @@
 //! * **A backup that is restored into the file** (`.restore` of the sqlite3 shell) takes versions back, and later changes
 //!   would have versions that were read before. So all is read again then.
 //!
-//! A file that is deleted or replaced, not changed, is noticed at the next start only.
+//! A file that is deleted or replaced, not changed, is not followed until the next start, and the log says so.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -95,6 +95,14 @@ impl Follower {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Says whether what others write to the file can be seen at all.
+    ///
+    /// # Errors
+    /// The file was deleted or replaced.
+    pub(super) fn check_place(&self) -> Result<(), FollowError> {
+        Ok(self.changes.check_place()?)
     }
 
     fn is_known(&self, header: Header) -> bool {

@@ -165,7 +165,8 @@ impl Authenticator {
         if let Some(declared) = &self.declared {
             declared.refresh(&self.roster);
         }
-        let followed = self.follower.follow(&self.roster).map_err(|error| error.to_string());
+        let followed = self.follower.check_place().and_then(|()| self.follower.follow(&self.roster));
+        let followed = followed.map_err(|error| error.to_string());
         if write {
             let written = self.last_used.write(&self.follower, &self.roster);
             written.map_err(|error| format!("the last uses cannot be written: {error}"))?;

@@ -124,7 +124,7 @@ impl Roster {
 
     /// Puts stored keys in the place of all that were stored.
     pub(super) fn replace(&self, records: Vec<Record>) {
-        let records = records.into_iter().map(|record| (record.caller.key_id.clone(), record)).collect();
+        let records = by_id(records).collect();
         *self.stored.write().unwrap_or_else(PoisonError::into_inner) = records;
     }
 

@@ -8,7 +8,7 @@ use crate::config::network;
 use crate::surface::Surface;
 
 /// Entries of a list at most: each is compared with every request.
-const MOST_ENTRIES: usize = 64;
+pub(super) const MOST_ENTRIES: usize = 64;
 const MAX_MODEL_CHARS: usize = 256;
 
 /// An entry of a scope that cannot be used: which list has it, and what is wrong with it.

@@ -405,3 +405,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_file_that_was_replaced_is_noticed_while_no_request_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let authenticator = Authenticator::open(dir.path()).unwrap();
+    authenticator.look(true).unwrap();
+    let (path, other) = (dir.path().join("keys.sqlite"), dir.path().join("other"));
+    std::fs::copy(&path, &other).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let told = authenticator.look(false).unwrap_err();
+    assert!(told.contains("deleted or replaced") && told.contains("hint: "), "{told}");
+}

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::DatabaseError;
+use super::{DatabaseError, Identity};
 
 /// What the header of a file says of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +40,24 @@ impl Header {
 /// When a process closes any descriptor of a file, it loses all POSIX locks that it has on that file, also those that
 /// SQLite relies on: this must live as long as the connections that the process has to the file.
 #[derive(Debug)]
-pub(crate) struct Changes(File);
+pub(crate) struct Changes {
+    file: File,
+    identity: Identity,
+}
 
 impl Changes {
     /// Opens the file, which is there, once more.
     pub(crate) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        File::open(path).map(Self).map_err(|source| DatabaseError::Read { path: path.to_owned(), source })
+        let failed = |source| DatabaseError::Read { path: path.to_owned(), source };
+        Ok(Self { file: File::open(path).map_err(failed)?, identity: Identity::of(path).map_err(failed)? })
+    }
+
+    /// Whether it is still the file that others find at its path, and so the one that they change.
+    ///
+    /// # Errors
+    /// It was deleted or replaced.
+    pub(crate) fn check_place(&self) -> rusqlite::Result<()> {
+        self.identity.check()
     }
 
     /// The header as it is now.
@@ -56,7 +68,7 @@ impl Changes {
     pub(crate) fn header(&self) -> io::Result<Header> {
         // Bytes 18 and 19 are the journal's kind, 24 to 27 the change counter.
         let mut bytes = [0; 10];
-        self.0.read_exact_at(&mut bytes, 18)?;
+        self.file.read_exact_at(&mut bytes, 18)?;
         let [write, read, _, _, _, _, counter @ ..] = bytes;
         Ok(Header(u64::from(u16::from_be_bytes([write, read])) << 32 | u64::from(u32::from_be_bytes(counter))))
     }

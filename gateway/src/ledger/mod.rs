@@ -11,7 +11,6 @@ pub mod check;
 pub mod correct;
 mod daily;
 mod entry;
-mod identity;
 mod job;
 mod message;
 pub mod query;
@@ -34,14 +33,13 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::OnFailure;
-use crate::database::{self, DatabaseError};
+use crate::database::{self, DatabaseError, Identity};
 use crate::error::{Reason, Rejection};
 
 pub use charge::{Charge, Closing, Progress};
 pub use daily::Sums;
 pub use entry::{Count, CountedBy, Dispatched, Ending, Outcome, SlotTime, Subject};
 
-use identity::Identity;
 use message::Message;
 use writer::{Opened, Writer};
 

@@ -10,14 +10,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rusqlite::{Connection, TransactionBehavior};
+
 use super::charge::{Progress, Sample};
 use super::entry::{Dispatched, SlotTime};
-use super::identity::Identity;
 use super::message::{Batch, Close, Done, Message, Open};
 use super::schema::Statements;
 use super::{Gauges, LedgerError, Settings};
 use crate::config::OnFailure;
-use rusqlite::{Connection, TransactionBehavior};
+use crate::database::Identity;
 
 /// Messages in one transaction at most.
 const MAX_BATCH: usize = 512;

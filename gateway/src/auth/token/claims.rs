@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::refusal::Refusal;
+use crate::auth::scope::MOST_ENTRIES;
 use crate::auth::{Caller, Revocation, Scope};
 use crate::config::{Issuer, is_name};
 use crate::surface::Surface;
@@ -69,11 +70,7 @@ pub(super) fn check(claims: &Value, issuer: &Issuer, now: Timestamp) -> Result<T
 pub(super) fn caller(claims: &Value, name: &str, issuer: &Issuer) -> Result<Caller, Refusal> {
     let subject = find(claims, &issuer.subject_claim)?.as_str().filter(|subject| !subject.is_empty());
     let subject = subject.ok_or_else(|| Refusal::claim(&issuer.subject_claim, "is not a text"))?;
-    let scope = Scope {
-        models: listed(claims, &issuer.models, issuer.models_claim.as_deref())?,
-        surfaces: surfaces(claims, issuer)?,
-        networks: Vec::new(),
-    };
+    let scope = Scope { models: models(claims, issuer)?, surfaces: surfaces(claims, issuer)?, networks: Vec::new() };
     Ok(Caller {
         tenant: tenant(claims, issuer)?.into(),
         key_id: key_id(name, subject),
@@ -144,6 +141,16 @@ fn surfaces(claims: &Value, issuer: &Issuer) -> Result<Vec<Surface>, Refusal> {
         // An empty list would allow everything.
         Some(claim) if surfaces.is_empty() => Err(Refusal::claim(claim, "names no surface")),
         _ => Ok(surfaces),
+    }
+}
+
+/// The models that the configuration or the claim names.
+fn models(claims: &Value, issuer: &Issuer) -> Result<Vec<String>, Refusal> {
+    let models = listed(claims, &issuer.models, issuer.models_claim.as_deref())?;
+    // The list is kept with the token, and searched at every request.
+    match &issuer.models_claim {
+        Some(claim) if models.len() > MOST_ENTRIES => Err(Refusal::claim(claim, "has too many values")),
+        _ => Ok(models),
     }
 }
 

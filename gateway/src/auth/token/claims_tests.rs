@@ -209,6 +209,7 @@ fn what_a_caller_may_use_is_fixed_or_what_the_claims_say() {
         ("models", json!(null)),
         ("models", json!([])),
         ("models", json!(" ")),
+        ("models", json!((0..65).map(|n| n.to_string()).collect::<Vec<_>>())),
         ("scope", json!(null)),
         ("scope", json!("openid")),
     ] {

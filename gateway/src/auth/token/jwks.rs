@@ -71,7 +71,8 @@ impl Key {
             _ => return None,
         };
         if let DecodingKeyKind::RsaModulusExponent { n, .. } = decoding.kind()
-            && !RSA_BYTES.contains(&n.len())
+            // With a leading zero, which RFC 7518 forbids, nothing would verify.
+            && (!RSA_BYTES.contains(&n.len()) || n.first() == Some(&0))
         {
             return None;
         }

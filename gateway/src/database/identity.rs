@@ -1,7 +1,7 @@
-//! Notices that the ledger's file was deleted or replaced under the running server.
+//! Notices that a file was deleted or replaced under the running server.
 //!
-//! SQLite would go on writing to the file that it has open, which nobody can find any more and which is gone with the
-//! process: every row would be acknowledged and lost.
+//! SQLite would go on with the file that it has open, which nobody can find any more and which is gone with the process:
+//! every row of the ledger would be acknowledged and lost, and every revocation of a key written where nobody reads it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::ffi;
 
 /// Which file stands at a path.
-pub(super) struct Identity {
+#[derive(Debug)]
+pub(crate) struct Identity {
     path: PathBuf,
     device_and_inode: (u64, u64),
 }
 
 impl Identity {
     /// Of the file that is there now.
-    pub(super) fn of(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
         Ok(Self { path: path.to_owned(), device_and_inode: device_and_inode(path)? })
     }
 
@@ -24,7 +25,7 @@ impl Identity {
     ///
     /// # Errors
     /// In the words of SQLite, like everything else that keeps a transaction from being written.
-    pub(super) fn check(&self) -> rusqlite::Result<()> {
+    pub(crate) fn check(&self) -> rusqlite::Result<()> {
         match device_and_inode(&self.path) {
             Ok(found) if found == self.device_and_inode => Ok(()),
             _ => {
