@@ -325,3 +325,16 @@ fn the_policy_of_an_issuer_limits_each_of_its_callers() {
     assert_eq!((status(&gateway, &token("ann")), status(&gateway, &token("ann"))), (200, 429));
     assert_eq!(status(&gateway, &token("bob")), 200);
 }
+
+#[test]
+fn a_token_is_for_the_surfaces_that_its_claim_names() {
+    let key = Signer::p256("1");
+    let issuer = IssuerServer::start(&[&key]);
+    let (_stub, gateway) = gateway_of(&issuer, &format!("{ACME}\nsurfaces_claim = \"scope\""));
+    let of = |scope: &str| ask(&gateway, &key.token("ES256", &claims(json!({"scope": scope}))));
+    assert_eq!(of("openid chat").status, 200);
+    let refused = of("openid embeddings");
+    assert_eq!((refused.status, refused.code().as_str()), (403, "endpoint_not_allowed"));
+    // A claim that names none does not mean all.
+    assert_eq!(of("openid").status, 401);
+}
