@@ -3,6 +3,8 @@
 //!
 //! Times are in milliseconds, rates per second, tokens as the server counted them.
 
+pub mod sweep;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,8 @@ pub struct Report {
     pub fairness: Option<Fairness>,
     /// The books, if they were read.
     pub audit: Option<Audit>,
+    /// How long after its client had left a request went on in llama-server, in milliseconds, by trials after the load.
+    pub cancel: Option<Distribution>,
     /// What the harness says of itself.
     pub harness_health: Health,
     /// Whether the objectives were met.

@@ -1,0 +1,68 @@
+//! Several runs at different loads: `sweep` and `find-limit`.
+
+use serde::{Deserialize, Serialize};
+
+/// The curve, and the limit if one was looked for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Sweep {
+    /// Version of this form: `FORMAT`.
+    pub format: u32,
+    /// Version of the harness.
+    pub harness: String,
+    /// When it began, RFC 3339.
+    pub started_at: String,
+    /// The workload at a load of 1.
+    pub workload: crate::workload::Workload,
+    /// Where it was sent.
+    pub target: super::Target,
+    /// The runs, in the order in which they were made.
+    pub points: Vec<Point>,
+    /// The highest load that meets the objectives.
+    pub limit: Option<Limit>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Point {
+    /// What rates and numbers of users were multiplied by.
+    pub load: f64,
+    /// Requests.
+    pub scheduled: u64,
+    /// Scheduled requests a second.
+    pub offered: f64,
+    /// Complete requests a second.
+    pub completed: f64,
+    /// Good requests a second.
+    pub goodput: f64,
+    /// Generated tokens a second.
+    pub completion_tokens: f64,
+    /// Good part of all scheduled requests.
+    pub attainment: f64,
+    /// Wilson's 95 % confidence interval of it.
+    pub attainment_interval: (f64, f64),
+    /// Time to first token from the scheduled moment in milliseconds: median.
+    pub ttft_scheduled_p50: f64,
+    /// The 95th percentile.
+    pub ttft_scheduled_p95: f64,
+    /// Time per output token in milliseconds: median.
+    pub tpot_p50: f64,
+    /// Whether the objectives were met.
+    pub met: bool,
+    /// Why it is no measurement, if it is none.
+    pub invalid: Vec<String>,
+}
+
+/// The highest load that meets the objectives.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Limit {
+    /// The load.
+    pub load: f64,
+    /// Requests a second offered at that load.
+    pub offered: f64,
+    /// Between which loads it lies, with `confidence`.
+    pub interval: (f64, f64),
+    /// 0.95, say.
+    pub confidence: f64,
+    /// What the interval rests on, in words.
+    pub basis: String,
+}
