@@ -5,11 +5,13 @@
 //! - `workload`: the file that says what is sent, read and checked
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
+//! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
 pub mod cli;
 pub mod clock;
+pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;
