@@ -5,6 +5,7 @@
 //! - `workload`: the file that says what is sent, read and checked
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
+//! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
@@ -13,4 +14,5 @@ pub mod clock;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod verdict;
 pub mod workload;
