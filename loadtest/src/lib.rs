@@ -3,13 +3,17 @@
 //!
 //! - `cli`: arguments in, exit code out
 //! - `workload`: the file that says what is sent, read and checked
+//! - `drive`: sends what is planned, and makes a record of each request
+//! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
 pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod drive;
 pub mod plan;
 pub mod record;
 pub mod report;
