@@ -17,4 +17,6 @@ pub mod drive;
 pub mod plan;
 pub mod record;
 pub mod report;
+#[cfg(test)]
+mod stub;
 pub mod workload;
