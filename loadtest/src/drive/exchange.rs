@@ -246,3 +246,19 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_come_in_time_start_the_patience_anew() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        for _ in 0..10 {
+            assert_eq!(patience.within(sleep(Duration::from_secs(9))).await, Some(()));
+        }
+        let before = Instant::now();
+        assert_eq!(patience.within(sleep(Duration::from_secs(11))).await, None);
+        assert_eq!(before.elapsed(), Duration::from_secs(10));
+    }
+}
