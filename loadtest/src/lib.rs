@@ -3,6 +3,8 @@
 //!
 //! - `cli`: arguments in, exit code out
 //! - `workload`: the file that says what is sent, read and checked
+//! - `drive`: sends what is planned, and makes a record of each request
+//! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `measure`: records folded into what the report says
@@ -12,8 +14,12 @@
 //! - `clock`: moments of a run
 
 pub mod cli;
+pub mod client;
 pub mod clock;
+#[cfg(test)]
+mod stub;
 pub mod compare;
+pub mod drive;
 pub mod measure;
 pub mod plan;
 pub mod record;
