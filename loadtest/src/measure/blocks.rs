@@ -7,8 +7,8 @@ use super::series::{Merge, Series};
 use crate::record::{Ending, Record};
 use crate::report;
 
-/// The most blocks; a run that lasts has half as many at least. Enough to resample, and long enough in a run of a minute
-/// for requests of different blocks to be nearly independent.
+/// The most blocks; a run has half as many at least. Enough to resample, and in a run of a minute long enough for requests
+/// of different blocks to be nearly independent.
 const BLOCKS: usize = 64;
 /// Microseconds of a block at first.
 const WIDTH: u64 = 1000;
@@ -68,6 +68,13 @@ impl Blocks {
         for (measure, histogram) in MEASURES.iter().zip(&mut block.measures) {
             measure.each_value(record, |value| histogram.get_or_insert_with(Histogram::coarse).record(value));
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let blocks = self.blocks.cells();
+        let histograms = blocks.iter().flat_map(|block| block.measures.iter().flatten());
+        size_of_val(blocks) + histograms.map(Histogram::bytes).sum::<usize>()
     }
 
     /// As they stand in the report.

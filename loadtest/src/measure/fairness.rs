@@ -1,9 +1,10 @@
 //! How the tenants shared the slots, in the units of the gateway's scheduler (docs/scheduling.md): a request costs its
 //! computed prompt tokens, its cached ones at a fraction, and its output tokens at the price of `output_cost` each.
 //!
-//! Service is counted in buckets of time: a prompt when it has been computed, output tokens when they come. A tenant has
-//! requests waiting in a bucket if one of them waited throughout it. What buckets cannot show is left out: where one
-//! waiting request takes turns with the next, the time in which both tenants waited counts as two times.
+//! Service is counted in buckets of time: a prompt when it has been computed, output tokens when they come. A tenant
+//! has requests waiting in a bucket if one of them waited throughout it. Where the only request that waits is followed
+//! by another within a bucket, the time in which its tenant waited counts as two times: gaps may come out smaller for
+//! it, never larger.
 //!
 //! Everything is kept in whole numbers and priced at the end, when the price of an output token is known.
 
@@ -132,8 +133,8 @@ impl Fairness {
         let (output_cost, source) = self.output_cost();
         let cached_cost = self.settings.cached_cost;
         format!(
-            "computed prompt tokens + {cached_cost} * cached prompt tokens + {output_cost:.2} * output tokens; the price of \
-             an output token is {source}"
+            "computed prompt tokens + {cached_cost} * cached prompt tokens + {output_cost:.2} * output tokens; the \
+             price of an output token is {source}"
         )
     }
 
@@ -223,7 +224,7 @@ impl Fairness {
 }
 
 /// A tenant's buckets after the warm-up, priced.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) service: Vec<f64>,
     pub(super) waited: Vec<bool>,
@@ -245,7 +246,7 @@ pub(super) fn jain(shares: &[f64]) -> Option<f64> {
 }
 
 /// The largest gap of weighted service over any time in which both waited, and in how many buckets they did. The gap of
-/// an interval is the difference of the lead at its end and at its beginning, so the largest one is the range of the lead.
+/// an interval is the lead at its end less that at its beginning, so the largest one is the range of the lead.
 pub(super) fn largest_gap(one: &History, other: &History, weights: (f64, f64)) -> (f64, u64) {
     let (mut largest, mut buckets) = (0.0_f64, 0);
     let (mut lead, mut least, mut most) = (0.0_f64, 0.0_f64, 0.0_f64);

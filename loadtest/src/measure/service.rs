@@ -33,8 +33,8 @@ pub(super) fn waited(record: &Record) -> Option<(Duration, Duration)> {
     (record.sent < end).then_some((record.sent, end))
 }
 
-/// When the prompt had been computed: with the first token. Of a reply in one piece, as long before its end as the server
-/// says that it generated.
+/// When the prompt had been computed: with the first token. Of a reply in one piece: as long before its end as the
+/// server says that it generated.
 pub(super) fn prompt_done(record: &Record) -> Option<Duration> {
     let first = record.first_token?;
     match (record.streamed, record.decode) {
@@ -43,8 +43,8 @@ pub(super) fn prompt_done(record: &Record) -> Option<Duration> {
     }
 }
 
-/// Calls `each` with moments in microseconds, ascending, and the tokens that came then. All of the record's tokens come:
-/// those of one event cannot be told from those of the next, so events share them evenly.
+/// Calls `each` with moments in microseconds, ascending, and the tokens that came then; all of the record's tokens come.
+/// How many an event carries is not known, so events share them evenly.
 pub(super) fn each_token(record: &Record, mut each: impl FnMut(u64, u64)) {
     let tokens = record.tokens_seen;
     let share = |step: u64, of: u64| tokens * (step + 1) / of - tokens * step / of;

@@ -79,8 +79,8 @@ impl Summary {
         }
     }
 
-    /// As it stands in the report; `scheduling` is how long requests were scheduled, `measured` how long they took, both
-    /// in seconds from the end of the warm-up. Measures without a value are left out.
+    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were over,
+    /// both in seconds from the end of the warm-up. Measures without a value are left out.
     pub fn report(&self, scheduling: f64, measured: f64) -> report::Summary {
         let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let stayed = self.scheduled - self.left;
@@ -134,7 +134,8 @@ pub(super) struct Labels(pub(super) BTreeMap<String, u64>);
 
 impl Labels {
     pub(super) fn count(&mut self, label: String, times: u64) {
-        let known = self.0.len() < MOST_LABELS || self.0.contains_key(&label);
+        let named = self.0.len() - usize::from(self.0.contains_key(OTHER));
+        let known = named < MOST_LABELS || self.0.contains_key(&label);
         *self.0.entry(if known { label } else { OTHER.to_owned() }).or_default() += times;
     }
 

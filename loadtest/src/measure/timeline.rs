@@ -76,6 +76,13 @@ impl Timeline {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let slices = self.slices.cells();
+        size_of_val(slices)
+            + slices.iter().filter_map(|slice| Some(slice.ttft_scheduled.as_ref()?.bytes())).sum::<usize>()
+    }
+
     /// As it stands in the report.
     pub fn report(&self) -> report::Timeline {
         let width = self.slices.width();
