@@ -6,13 +6,17 @@
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `measure`: records folded into what the report says
+//! - `compare`: two reports of the same workload, and whether they differ by more than chance
+//! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod verdict;
 pub mod workload;

@@ -3,6 +3,8 @@
 //!
 //! Times are in milliseconds, rates per second, tokens as the server counted them.
 
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod sweep;
 
 use std::collections::BTreeMap;

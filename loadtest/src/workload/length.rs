@@ -35,7 +35,7 @@ pub enum Distribution {
         #[serde(default)]
         min: f64,
         /// The most.
-        #[serde(default = "unbounded")]
+        #[serde(default = "unbounded", skip_serializing_if = "is_unbounded")]
         max: f64,
     },
     /// Lognormal, cut at `min` and `max`: what lengths of real prompts look like.
@@ -48,7 +48,7 @@ pub enum Distribution {
         #[serde(default)]
         min: f64,
         /// The most.
-        #[serde(default = "unbounded")]
+        #[serde(default = "unbounded", skip_serializing_if = "is_unbounded")]
         max: f64,
     },
     /// One of these, each alike or by weight.
@@ -67,6 +67,12 @@ pub enum Distribution {
 
 fn unbounded() -> f64 {
     f64::INFINITY
+}
+
+/// JSON has no infinity.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_unbounded(max: &f64) -> bool {
+    max.is_infinite()
 }
 
 impl Length {

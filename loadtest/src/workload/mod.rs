@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use length::Length;
+pub use length::{Distribution as LengthDistribution, Length};
 pub use slo::{Objectives, RequestSlo, Slo};
 
 /// A whole workload.

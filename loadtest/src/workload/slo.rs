@@ -52,7 +52,8 @@ pub struct Objectives {
     pub service_gap_within_bound: bool,
     /// The most that the victim's median first-token time may be, in multiples of what it is alone.
     pub victim_ratio: Option<f64>,
-    /// Whether the books must agree, if they are read.
+    /// `true`: the books must be read and agree. `false`: whether they do does not matter. Not given: they must agree if
+    /// they were read.
     pub audit: Option<bool>,
 }
 
