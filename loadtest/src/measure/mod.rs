@@ -1,6 +1,6 @@
 //! Records folded into what the report says. Takes each `Record` once, in any order; keeps sums, histograms and buckets
 //! of time, and no record. So memory does not grow with the number of requests: it is below 40 MiB and 4 MiB for each
-//! tenant, and much less where latencies stay below a minute.
+//! tenant, and half of that where latencies stay below a minute.
 //!
 //! - `formula`: what each measure is; the one place that defines them
 //! - `histogram`: distributions that lose no value

@@ -21,7 +21,10 @@ pub struct Summary {
     completed: u64,
     left: u64,
     good: u64,
+    /// Those with names of ours, of which there are few.
     endings: Labels,
+    /// Those with names that the server makes.
+    refusals: Labels,
     retried: Labels,
     tokens: Tokens,
     /// In the order of `MEASURES`.
@@ -36,6 +39,7 @@ impl Default for Summary {
             left: 0,
             good: 0,
             endings: Labels::default(),
+            refusals: Labels::default(),
             retried: Labels::default(),
             tokens: Tokens::default(),
             measures: vec![Histogram::fine(); MEASURES.len()],
@@ -50,7 +54,11 @@ impl Summary {
         self.completed += u64::from(record.ending == Ending::Complete);
         self.left += u64::from(record.ending == Ending::Left);
         self.good += u64::from(good);
-        self.endings.count(record.ending.label(), 1);
+        let endings = match record.ending {
+            Ending::Refused(_) | Ending::ErrorEvent(_) => &mut self.refusals,
+            _ => &mut self.endings,
+        };
+        endings.count(record.ending.label(), 1);
         for refusal in &record.retried {
             self.retried.count(status_label(refusal), 1);
         }
@@ -70,6 +78,7 @@ impl Summary {
         self.left += other.left;
         self.good += other.good;
         self.endings.merge(&other.endings);
+        self.refusals.merge(&other.refusals);
         self.retried.merge(&other.retried);
         self.tokens.prompt += other.tokens.prompt;
         self.tokens.cached += other.tokens.cached;
@@ -87,7 +96,7 @@ impl Summary {
         let named = MEASURES.iter().zip(&self.measures).filter(|(_, histogram)| histogram.count() > 0);
         report::Summary {
             scheduled: self.scheduled,
-            endings: self.endings.0.clone(),
+            endings: self.endings.0.clone().into_iter().chain(self.refusals.0.clone()).collect(),
             retried: self.retried.0.clone(),
             tokens: self.tokens,
             rates: Rates {

@@ -218,3 +218,46 @@ fn a_victim_is_compared_with_itself_alone() {
     assert!(victim("b", of(&[]), of(&[250])).is_none());
     assert!(victim("b", of(&[100]), of(&[])).is_none());
 }
+
+/// One slot, and two tenants who have sent all of their requests at the beginning: a's cost 10 each, b's 100. A unit of
+/// cost takes a millisecond. `next` says whose request is next, by what both have been served.
+fn one_slot(next: fn(usize, [u64; 2]) -> usize) -> report::Fairness {
+    let (mut now, mut served) = (0, [0, 0]);
+    let mut records = Vec::new();
+    for turn in 0.. {
+        let tenant = next(turn, served);
+        let cost = [10, 100][tenant];
+        if now + cost > 8000 {
+            break;
+        }
+        // Half of it for the prompt, the rest for as many tokens, one a millisecond.
+        let tokens = cost / 2;
+        records.push(Record {
+            tenant,
+            first_token: Some(ms(now + tokens)),
+            last_token: Some(ms(now + cost - 1)),
+            ended: ms(now + cost),
+            gaps: vec![ms(1); tokens as usize - 1],
+            queue_wait: Some(ms(now)),
+            usage: Some(Usage { prompt: tokens, cached: 0, completion: tokens }),
+            tokens_seen: tokens,
+            ..complete(0)
+        });
+        now += cost;
+        served[tenant] += cost;
+    }
+    // More of both wait until the end.
+    records.extend([waiting(0, 0, 8000), waiting(1, 0, 8000)]);
+    report(&Workload { fairness: given_price(1.0), ..workload(2) }, 1, &records)
+}
+
+#[test]
+fn an_order_by_work_is_told_from_one_by_turns() {
+    let by_work = one_slot(|_, served| usize::from(served[1] < served[0]));
+    assert!(by_work.jain_index.unwrap() > 0.999);
+    assert!(by_work.gaps[0].gap <= by_work.gaps[0].bound);
+    assert_eq!(by_work.gaps[0].bound, 2.0 * 110.0);
+    let by_turns = one_slot(|turn, _| turn % 2);
+    assert!(by_turns.jain_index.unwrap() < 0.7, "one has a tenth of what the other one has");
+    assert!(by_turns.gaps[0].gap > 20.0 * by_turns.gaps[0].bound);
+}

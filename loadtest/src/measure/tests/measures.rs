@@ -118,12 +118,15 @@ fn codes_that_a_server_makes_up_do_not_fill_the_memory() {
         let lie = Some(format!("usage of {number}"));
         measures.add(&Record { retried, lie, ..without_token(0, 1, Ending::Refused(refusal)) });
     }
+    measures.add(&without_token(0, 1, Ending::Unreachable));
     let measured = measures.finish(END);
     let snapshot = measures.snapshot(END);
-    for labels in [&measured.total.endings, &measured.total.retried, &measured.lies, &snapshot.errors] {
-        assert_eq!(labels.len(), 65);
-        assert_eq!(labels["other"], 936);
+    let endings = &measured.total.endings;
+    assert_eq!((endings.len(), endings["other"], endings["unreachable"]), (66, 936, 1), "our own names stay");
+    for labels in [&measured.total.retried, &measured.lies] {
+        assert_eq!((labels.len(), labels["other"]), (65, 936));
     }
+    assert_eq!((snapshot.errors.len(), snapshot.errors["other"]), (65, 937));
 }
 
 #[test]

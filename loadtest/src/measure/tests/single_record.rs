@@ -71,6 +71,15 @@ fn every_measure_has_its_formula_in_the_report() {
 }
 
 #[test]
+fn the_page_on_measures_has_every_formula() {
+    let page = include_str!("../../../../docs/measures.md");
+    for measure in &MEASURES {
+        let row = format!("| `{}` | {} |", measure.key, measure.formula);
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+#[test]
 fn a_reply_in_one_piece_has_no_time_to_first_token() {
     let record = Record { streamed: false, gaps: Vec::new(), ..complete(0) };
     for key in ["ttft", "ttft_scheduled", "ttfot", "ttfot_scheduled", "itl", "tpot", "largest_gap"] {
