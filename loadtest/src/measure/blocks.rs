@@ -37,7 +37,7 @@ impl Merge for Block {
         self.good += later.good;
         self.left += later.left;
         self.failed += later.failed;
-        self.completion_tokens += later.completion_tokens;
+        self.completion_tokens = self.completion_tokens.saturating_add(later.completion_tokens);
         for (own, later) in self.measures.iter_mut().zip(later.measures) {
             match (own.as_mut(), later) {
                 (Some(own), Some(later)) => own.merge(&later),
@@ -64,7 +64,7 @@ impl Blocks {
             Ending::Left => block.left += 1,
             _ => block.failed += 1,
         }
-        block.completion_tokens += record.tokens_seen;
+        block.completion_tokens = block.completion_tokens.saturating_add(record.tokens_seen);
         for (measure, histogram) in MEASURES.iter().zip(&mut block.measures) {
             measure.each_value(record, |value| histogram.get_or_insert_with(Histogram::coarse).record(value));
         }

@@ -3,8 +3,7 @@
 //!
 //! Service is counted in buckets of time: a prompt when it has been computed, output tokens when they come. A tenant
 //! has requests waiting in a bucket if one of them waited throughout it. Where the only request that waits is followed
-//! by another within a bucket, the time in which its tenant waited counts as two times: gaps may come out smaller for
-//! it, never larger.
+//! by another within a bucket, the time in which its tenant waited counts as two times.
 //!
 //! Everything is kept in whole numbers and priced at the end, when the price of an output token is known.
 
@@ -96,9 +95,8 @@ impl Fairness {
         let Some(tenant) = self.tenants.get_mut(record.tenant) else { return };
         let tokens = Tokens::of(record);
         self.timings.add(record, tokens);
-        tenant
-            .largest
-            .add(tokens.computed as f64 + self.settings.cached_cost * tokens.cached as f64, tokens.output as f64);
+        let prompt_cost = tokens.computed as f64 + self.settings.cached_cost * tokens.cached as f64;
+        tenant.largest.add(prompt_cost, tokens.output as f64);
         let width = self.width;
         // What comes after the end of the run counts in its last bucket.
         let index = |micros: u64| ((micros / width) as usize).min(BUCKETS - 1);
@@ -286,10 +284,11 @@ impl Tokens {
 impl Timings {
     fn add(&mut self, record: &Record, tokens: Tokens) {
         if let (Some(prefill), Some(decode), Some(_)) = (record.prefill, record.decode, record.usage) {
-            self.prefill_micros += micros(prefill);
-            self.prefill_tokens += tokens.computed;
-            self.decode_micros += micros(decode);
-            self.decode_tokens += tokens.output;
+            let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+            add(&mut self.prefill_micros, micros(prefill));
+            add(&mut self.prefill_tokens, tokens.computed);
+            add(&mut self.decode_micros, micros(decode));
+            add(&mut self.decode_tokens, tokens.output);
         }
     }
 

@@ -46,7 +46,8 @@ pub(super) fn prompt_done(record: &Record) -> Option<Duration> {
 /// Calls `each` with moments in microseconds, ascending, and the tokens that came then; all of the record's tokens come.
 /// How many an event carries is not known, so events share them evenly.
 pub(super) fn each_token(record: &Record, mut each: impl FnMut(u64, u64)) {
-    let tokens = record.tokens_seen;
+    // A server may claim any number: this one can be multiplied.
+    let tokens = record.tokens_seen.min(u64::from(u32::MAX));
     let share = |step: u64, of: u64| tokens * (step + 1) / of - tokens * step / of;
     let (Some(first), Some(done)) = (record.first_token, prompt_done(record)) else {
         each(micros(record.ended), tokens);

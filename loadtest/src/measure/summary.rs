@@ -63,9 +63,8 @@ impl Summary {
             self.retried.count(status_label(refusal), 1);
         }
         let usage = record.usage.unwrap_or_default();
-        self.tokens.prompt += usage.prompt;
-        self.tokens.cached += usage.cached;
-        self.tokens.completion += record.tokens_seen;
+        let tokens = Tokens { prompt: usage.prompt, cached: usage.cached, completion: record.tokens_seen };
+        self.tokens = plus(self.tokens, tokens);
         for (measure, histogram) in MEASURES.iter().zip(&mut self.measures) {
             measure.each_value(record, |value| histogram.record(value));
         }
@@ -80,9 +79,7 @@ impl Summary {
         self.endings.merge(&other.endings);
         self.refusals.merge(&other.refusals);
         self.retried.merge(&other.retried);
-        self.tokens.prompt += other.tokens.prompt;
-        self.tokens.cached += other.tokens.cached;
-        self.tokens.completion += other.tokens.completion;
+        self.tokens = plus(self.tokens, other.tokens);
         for (own, other) in self.measures.iter_mut().zip(&other.measures) {
             own.merge(other);
         }
@@ -131,6 +128,15 @@ pub fn is_good(record: &Record, slo: &RequestSlo) -> bool {
         && within(formula::tpot, slo.tpot)
         && within(formula::largest_gap, slo.largest_gap)
         && within(formula::e2e_scheduled, slo.e2e_scheduled)
+}
+
+/// A server may claim any number: sums stop at the largest one.
+fn plus(one: Tokens, other: Tokens) -> Tokens {
+    Tokens {
+        prompt: one.prompt.saturating_add(other.prompt),
+        cached: one.cached.saturating_add(other.cached),
+        completion: one.completion.saturating_add(other.completion),
+    }
 }
 
 fn status_label(refusal: &Refusal) -> String {

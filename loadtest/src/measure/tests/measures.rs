@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{any_records, complete, ms, refused, without_token, workload};
 use crate::measure::{Measured, Measures};
-use crate::record::{Ending, Record, Refusal};
+use crate::record::{Ending, Record, Refusal, Usage};
 use crate::report::Tokens;
 use crate::workload::{RequestSlo, Slo, Workload};
 use std::time::Duration;
@@ -127,6 +127,19 @@ fn codes_that_a_server_makes_up_do_not_fill_the_memory() {
         assert_eq!((labels.len(), labels["other"]), (65, 936));
     }
     assert_eq!((snapshot.errors.len(), snapshot.errors["other"]), (65, 937));
+}
+
+#[test]
+fn a_server_that_claims_absurd_numbers_breaks_nothing() {
+    let usage = Some(Usage { prompt: u64::MAX, cached: u64::MAX, completion: u64::MAX });
+    let told = Some(Duration::from_millis(u64::MAX));
+    let absurd = Record { usage, tokens_seen: u64::MAX, queue_wait: told, prefill: told, decode: told, ..complete(0) };
+    let in_one_piece = Record { streamed: false, tenant: 1, gaps: Vec::new(), ..absurd.clone() };
+    let contradiction = Record { usage: Some(Usage { prompt: 1, cached: 9, completion: 0 }), ..absurd.clone() };
+    let measured = measured(&workload(2), &[absurd.clone(), absurd, in_one_piece, contradiction]);
+    assert_eq!(measured.total.tokens.completion, u64::MAX);
+    assert_eq!(measured.total.measures["queue_wait"].max, 86_400_000.0);
+    assert!(!text(&measured).contains("NaN"));
 }
 
 #[test]
