@@ -1,7 +1,7 @@
 //! How the tenants shared the slots, in the units of the gateway's scheduler (docs/scheduling.md): a request costs its
 //! computed prompt tokens, its cached ones at a fraction, and its output tokens at the price of `output_cost` each.
 //!
-//! Service is counted in buckets of time: a prompt when it has been computed, output tokens when they come. A tenant
+//! Service is counted in buckets of time: prompt tokens when they are computed, output tokens when they come. A tenant
 //! has requests waiting in a bucket if one of them waited throughout it. Where the only request that waits is followed
 //! by another within a bucket, the time in which its tenant waited counts as two times.
 //!
@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::histogram::micros;
-use super::service::{each_token, prompt_done, waited};
+use super::service::{each_output_token, each_prompt_token, waited};
 use crate::record::Record;
 use crate::report::{self, Distribution, Gap, Service, Victim};
 use crate::workload::Workload;
@@ -100,12 +100,10 @@ impl Fairness {
         let width = self.width;
         // What comes after the end of the run counts in its last bucket.
         let index = |micros: u64| ((micros / width) as usize).min(BUCKETS - 1);
-        if let Some(done) = prompt_done(record) {
-            let bucket = &mut tenant.buckets[index(micros(done))];
-            add(&mut bucket.computed, tokens.computed);
-            add(&mut bucket.cached, tokens.cached);
-        }
-        each_token(record, |moment, tokens| add(&mut tenant.buckets[index(moment)].output, tokens));
+        let buckets = &mut tenant.buckets;
+        each_prompt_token(record, tokens.computed, |moment, some| add(&mut buckets[index(moment)].computed, some));
+        each_prompt_token(record, tokens.cached, |moment, some| add(&mut buckets[index(moment)].cached, some));
+        each_output_token(record, |moment, some| add(&mut buckets[index(moment)].output, some));
         if let Some((begin, end)) = waited(record) {
             let (begin, end) = (micros(begin).div_ceil(width), index(micros(end)));
             if let Some(bucket) = tenant.buckets[..end].get_mut(begin as usize) {

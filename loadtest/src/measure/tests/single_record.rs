@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{complete, ms, refused, without_token};
 use crate::measure::formula::{MEASURES, formulas};
-use crate::measure::service::{each_token, prompt_done, waited};
+use crate::measure::service::{each_output_token, each_prompt_token, prompt_done, waited};
 use crate::measure::summary::is_good;
 use crate::record::{Ending, Record};
 use crate::workload::RequestSlo;
@@ -21,7 +21,7 @@ fn values(record: &Record, key: &str) -> Vec<f64> {
 
 fn tokens(record: &Record) -> Vec<(u64, u64)> {
     let mut all = Vec::new();
-    each_token(record, |moment, tokens| all.push((moment / 1000, tokens)));
+    each_output_token(record, |moment, tokens| all.push((moment / 1000, tokens)));
     all
 }
 
@@ -174,9 +174,22 @@ fn tokens_come_with_their_events() {
 }
 
 #[test]
+fn a_prompt_is_computed_as_long_as_the_server_says_before_the_first_token() {
+    let prompt = |record: &Record| {
+        let mut all = Vec::new();
+        each_prompt_token(record, 6, |moment, tokens| all.push((moment / 1000, tokens)));
+        all
+    };
+    assert_eq!(prompt(&complete(0)), [(100, 6)]);
+    let told = Record { prefill: Some(ms(60)), ..complete(0) };
+    assert_eq!(prompt(&told), [(50, 1), (60, 1), (70, 1), (80, 1), (90, 1), (100, 1)]);
+    assert_eq!(prompt(&without_token(0, 500, Ending::Left)), []);
+}
+
+#[test]
 fn tokens_of_a_reply_in_one_piece_came_while_the_server_generated() {
     let in_one_piece = Record { streamed: false, gaps: Vec::new(), ..complete(0) };
-    assert_eq!(tokens(&in_one_piece), [(100, 1), (100, 1), (100, 1), (100, 1), (100, 1)]);
+    assert_eq!(tokens(&in_one_piece), [(100, 5)]);
     let told = Record { decode: Some(ms(50)), prefill: Some(ms(20)), ..in_one_piece };
     assert_eq!(tokens(&told), [(60, 1), (70, 1), (80, 1), (90, 1), (100, 1)]);
     assert_eq!(prompt_done(&told), Some(ms(50)));
