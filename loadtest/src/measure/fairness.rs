@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::histogram::micros;
-use super::service::{each_output_token, each_prompt_token, waited};
+use super::service::{each_output_token, each_prompt_token, prompt_done, waited};
 use crate::record::Record;
 use crate::report::{self, Distribution, Gap, Service, Victim};
 use crate::workload::Workload;
@@ -102,7 +102,9 @@ impl Fairness {
         let index = |micros: u64| ((micros / width) as usize).min(BUCKETS - 1);
         let buckets = &mut tenant.buckets;
         each_prompt_token(record, tokens.computed, |moment, some| add(&mut buckets[index(moment)].computed, some));
-        each_prompt_token(record, tokens.cached, |moment, some| add(&mut buckets[index(moment)].cached, some));
+        if let Some(done) = prompt_done(record) {
+            add(&mut buckets[index(micros(done))].cached, tokens.cached);
+        }
         each_output_token(record, |moment, some| add(&mut buckets[index(moment)].output, some));
         if let Some((begin, end)) = waited(record) {
             let (begin, end) = (micros(begin).div_ceil(width), index(micros(end)));

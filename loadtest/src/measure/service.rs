@@ -8,7 +8,7 @@ use crate::record::{Ending, Record};
 
 /// Prompts, and replies in one piece, do not show when each of their tokens was computed. If the server tells how long
 /// that took, they are spread over the time in at most so many steps.
-const STEPS: u64 = 100;
+const STEPS: u64 = 50;
 
 /// From when to when the request waited for a slot. None if it did not, or if it is not known.
 ///

@@ -92,6 +92,26 @@ proptest! {
     }
 
     #[test]
+    fn both_wait_in_the_buckets_that_a_request_of_each_waits_throughout(
+        waits in prop::collection::vec((0..2_usize, 0..100_000_u64, 0..60_000_u64), 1..12),
+    ) {
+        let micros = Duration::from_micros;
+        let record = |(tenant, begin, length): &(usize, u64, u64)| Record {
+            tenant: *tenant,
+            sent: micros(*begin),
+            ended: micros(begin + length),
+            ..without_token(0, 0, Ending::TimedOut)
+        };
+        let records: Vec<_> = waits.iter().map(record).collect();
+        let covers = |tenant: usize, bucket: u64| {
+            let (from, until) = (bucket * 1000, (bucket + 1) * 1000);
+            waits.iter().any(|(of, begin, length)| *of == tenant && *begin <= from && begin + length >= until)
+        };
+        let both = (0..200).filter(|bucket| covers(0, *bucket) && covers(1, *bucket)).count();
+        prop_assert_eq!(report(&workload(2), 1, &records).gaps[0].seconds_both_waited, both as f64 / 1000.0);
+    }
+
+    #[test]
     fn service_is_the_cost_of_all_requests(records in any_records()) {
         let workload = Workload { fairness: given_price(3.0), ..workload(3) };
         let report = report(&workload, 2, &records);

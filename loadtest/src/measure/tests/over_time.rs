@@ -116,6 +116,8 @@ fn a_long_run_has_wider_slices_and_no_more_of_them() {
     let timeline = timeline.report();
     assert!(timeline.scheduled.len() > 120 && timeline.scheduled.len() <= 240);
     assert_eq!(timeline.slice_seconds, 512.0);
+    let medians: Vec<_> = timeline.ttft_scheduled_p50.iter().flatten().collect();
+    assert_eq!(medians, [&100.0; 24], "what was merged is kept");
     assert_eq!(timeline.scheduled.iter().sum::<u64>(), 24);
 }
 
