@@ -5,6 +5,7 @@
 //! - `workload`: the file that says what is sent, read and checked
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
+//! - `search`: runs at several loads, and the highest that meets the objectives
 //! - `compare`: two reports of the same workload, and whether they differ by more than chance
 //! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
@@ -16,5 +17,6 @@ pub mod compare;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod search;
 pub mod verdict;
 pub mod workload;
