@@ -1,0 +1,146 @@
+//! What a group of requests had: endings, tokens, good requests, and the distribution of each measure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::formula::{self, MEASURES};
+use super::histogram::Histogram;
+use crate::record::{Ending, Record, Refusal};
+use crate::report::{self, Rates, Tokens};
+use crate::workload::RequestSlo;
+
+/// The most names that a server's codes can make in one list; further ones are counted together.
+const MOST_LABELS: usize = 64;
+/// Their common name.
+const OTHER: &str = "other";
+
+/// Sums over the requests of one tenant, or of all.
+#[derive(Clone)]
+pub struct Summary {
+    scheduled: u64,
+    completed: u64,
+    left: u64,
+    good: u64,
+    endings: Labels,
+    retried: Labels,
+    tokens: Tokens,
+    /// In the order of `MEASURES`.
+    measures: Vec<Histogram>,
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self {
+            scheduled: 0,
+            completed: 0,
+            left: 0,
+            good: 0,
+            endings: Labels::default(),
+            retried: Labels::default(),
+            tokens: Tokens::default(),
+            measures: vec![Histogram::fine(); MEASURES.len()],
+        }
+    }
+}
+
+impl Summary {
+    /// Adds a request.
+    pub fn add(&mut self, record: &Record, good: bool) {
+        self.scheduled += 1;
+        self.completed += u64::from(record.ending == Ending::Complete);
+        self.left += u64::from(record.ending == Ending::Left);
+        self.good += u64::from(good);
+        self.endings.count(record.ending.label(), 1);
+        for refusal in &record.retried {
+            self.retried.count(status_label(refusal), 1);
+        }
+        let usage = record.usage.unwrap_or_default();
+        self.tokens.prompt += usage.prompt;
+        self.tokens.cached += usage.cached;
+        self.tokens.completion += record.tokens_seen;
+        for (measure, histogram) in MEASURES.iter().zip(&mut self.measures) {
+            measure.each_value(record, |value| histogram.record(value));
+        }
+    }
+
+    /// Adds another group.
+    pub fn merge(&mut self, other: &Self) {
+        self.scheduled += other.scheduled;
+        self.completed += other.completed;
+        self.left += other.left;
+        self.good += other.good;
+        self.endings.merge(&other.endings);
+        self.retried.merge(&other.retried);
+        self.tokens.prompt += other.tokens.prompt;
+        self.tokens.cached += other.tokens.cached;
+        self.tokens.completion += other.tokens.completion;
+        for (own, other) in self.measures.iter_mut().zip(&other.measures) {
+            own.merge(other);
+        }
+    }
+
+    /// As it stands in the report; `scheduling` is how long requests were scheduled, `measured` how long they took, both
+    /// in seconds from the end of the warm-up. Measures without a value are left out.
+    pub fn report(&self, scheduling: f64, measured: f64) -> report::Summary {
+        let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let stayed = self.scheduled - self.left;
+        let named = MEASURES.iter().zip(&self.measures).filter(|(_, histogram)| histogram.count() > 0);
+        report::Summary {
+            scheduled: self.scheduled,
+            endings: self.endings.0.clone(),
+            retried: self.retried.0.clone(),
+            tokens: self.tokens,
+            rates: Rates {
+                offered: rate(self.scheduled, scheduling),
+                completed: rate(self.completed, measured),
+                goodput: rate(self.good, measured),
+                prompt_tokens: rate(self.tokens.prompt, measured),
+                completion_tokens: rate(self.tokens.completion, measured),
+            },
+            good: self.good,
+            attainment: if stayed > 0 { self.good as f64 / stayed as f64 } else { 0.0 },
+            measures: named.map(|(measure, histogram)| (measure.key.to_owned(), histogram.distribution())).collect(),
+        }
+    }
+
+    /// The memory that grows with what was added.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.measures.iter().map(Histogram::bytes).sum()
+    }
+}
+
+/// Whether a request is good: complete, and within each bound that is given and can be measured on it. A reply in one
+/// piece has no first token, one of a single token no time per output token: it is judged by the other bounds.
+pub fn is_good(record: &Record, slo: &RequestSlo) -> bool {
+    let within = |measured: fn(&Record) -> Option<Duration>, bound: Option<Duration>| {
+        bound.is_none_or(|bound| measured(record).is_none_or(|measured| measured <= bound))
+    };
+    record.ending == Ending::Complete
+        && within(formula::ttft_scheduled, slo.ttft_scheduled)
+        && within(formula::ttft, slo.ttft)
+        && within(formula::tpot, slo.tpot)
+        && within(formula::largest_gap, slo.largest_gap)
+        && within(formula::e2e_scheduled, slo.e2e_scheduled)
+}
+
+fn status_label(refusal: &Refusal) -> String {
+    Ending::Refused(refusal.clone()).label()
+}
+
+/// How often each name came. Their number is bounded, whatever codes a server makes up.
+#[derive(Clone, Default)]
+pub(super) struct Labels(pub(super) BTreeMap<String, u64>);
+
+impl Labels {
+    pub(super) fn count(&mut self, label: String, times: u64) {
+        let known = self.0.len() < MOST_LABELS || self.0.contains_key(&label);
+        *self.0.entry(if known { label } else { OTHER.to_owned() }).or_default() += times;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (label, times) in &other.0 {
+            self.count(label.clone(), *times);
+        }
+    }
+}
