@@ -8,6 +8,7 @@
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `measure`: records folded into what the report says
+//! - `search`: runs at several loads, and the highest that meets the objectives
 //! - `compare`: two reports of the same workload, and whether they differ by more than chance
 //! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
@@ -24,5 +25,6 @@ pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod search;
 pub mod verdict;
 pub mod workload;
