@@ -6,6 +6,7 @@
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `report`: what is said of a run
+//! - `show`: the report for people
 //! - `clock`: moments of a run
 
 pub mod cli;
@@ -13,4 +14,5 @@ pub mod clock;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod show;
 pub mod workload;
