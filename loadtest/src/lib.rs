@@ -12,6 +12,7 @@
 //! - `compare`: two reports of the same workload, and whether they differ by more than chance
 //! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
+//! - `show`: the report for people
 //! - `clock`: moments of a run
 
 pub mod cli;
@@ -26,5 +27,6 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod search;
+pub mod show;
 pub mod verdict;
 pub mod workload;
