@@ -13,4 +13,5 @@ pub mod clock;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod sim;
 pub mod workload;
