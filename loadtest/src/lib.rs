@@ -28,5 +28,6 @@ pub mod record;
 pub mod report;
 pub mod search;
 pub mod show;
+pub mod sim;
 pub mod verdict;
 pub mod workload;
