@@ -15,7 +15,6 @@ const MOST_LABELS: usize = 64;
 const OTHER: &str = "other";
 
 /// Sums over the requests of one tenant, or of all.
-#[derive(Clone)]
 pub struct Summary {
     scheduled: u64,
     completed: u64,
@@ -144,7 +143,7 @@ fn status_label(refusal: &Refusal) -> String {
 }
 
 /// How often each name came. Their number is bounded, whatever codes a server makes up.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Labels(pub(super) BTreeMap<String, u64>);
 
 impl Labels {
