@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 pub(crate) mod sample;
+#[cfg(test)]
+pub(crate) mod schema;
 pub mod sweep;
 
 use std::collections::BTreeMap;
