@@ -101,8 +101,8 @@ impl Histogram {
         micros.clamp(self.least, self.most) as f64 / 1000.0
     }
 
-    /// Its memory: 8 bytes for each value that can be told apart, up to the largest that came. At most 225 KiB with three
-    /// digits, 32 KiB with two.
+    /// Its memory: 8 bytes for each value that can be told apart, up to the largest that came. At most 225 KiB with
+    /// three digits, 32 KiB with two.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.counts.distinct_values() * size_of::<u64>() + size_of::<Self>()

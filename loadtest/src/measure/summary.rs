@@ -84,8 +84,8 @@ impl Summary {
         }
     }
 
-    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were over,
-    /// both in seconds from the end of the warm-up. Measures without a value are left out.
+    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were
+    /// over, both in seconds from the end of the warm-up. Measures without a value are left out.
     pub fn report(&self, scheduling: f64, measured: f64) -> report::Summary {
         let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let stayed = self.scheduled - self.left;
