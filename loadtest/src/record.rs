@@ -14,7 +14,7 @@ pub struct Record {
     pub session: u64,
     /// Its turn in the session, from 0.
     pub turn: u32,
-    /// Whether its reply was asked for as a stream.
+    /// Whether its reply came as a stream of events; if none came, whether it was asked for as one.
     pub streamed: bool,
     /// When it should have been sent. In a closed loop and from the second turn on: when its user was ready.
     pub scheduled: Duration,
