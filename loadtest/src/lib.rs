@@ -10,7 +10,11 @@
 
 pub mod cli;
 pub mod clock;
+pub mod plain;
 pub mod plan;
 pub mod record;
 pub mod report;
+#[cfg(test)]
+mod served;
+pub mod target;
 pub mod workload;

@@ -1,0 +1,62 @@
+//! For tests: a small HTTP server that answers what a function says.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// What it was asked.
+pub(crate) struct Asked {
+    /// Path and query.
+    pub(crate) path: String,
+    /// The key, if one was shown.
+    pub(crate) key: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+/// Serves until it is dropped.
+pub(crate) struct Served {
+    pub(crate) url: String,
+    _tasks: JoinSet<()>,
+}
+
+/// Serves what `answer` gives: status and body.
+pub(crate) async fn serve(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = Arc::new(answer);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            let service = service_fn(move |request| reply(request, Arc::clone(&answer)));
+            connections
+                .spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await) });
+        }
+    });
+    Served { url, _tasks: tasks }
+}
+
+async fn reply(
+    request: Request<Incoming>,
+    answer: Arc<impl Fn(&Asked) -> (u16, String)>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = authorization.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let (status, text) = answer(&Asked { path, key, body });
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    Ok(response)
+}
