@@ -8,6 +8,7 @@
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
+pub mod books;
 pub mod cli;
 pub mod clock;
 pub mod plain;
