@@ -13,6 +13,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::plain::{Client, Options};
+use crate::target::Server;
+
 /// What it was asked.
 pub(crate) struct Asked {
     /// Path and query.
@@ -26,6 +29,12 @@ pub(crate) struct Asked {
 pub(crate) struct Served {
     pub(crate) url: String,
     _tasks: JoinSet<()>,
+}
+
+impl Served {
+    pub(crate) fn server(&self) -> Server {
+        Server { url: self.url.clone(), client: Client::new(&self.url, &Options::default()).unwrap(), key: None }
+    }
 }
 
 /// Serves what `answer` gives: status and body.

@@ -27,11 +27,14 @@ pub(super) struct Counters {
 /// # Errors
 /// In words, why they cannot be read.
 pub(super) async fn read(upstream: &Server) -> Result<Counters, String> {
-    let url = upstream.client.url();
+    let url = &upstream.url;
     let reply = upstream.client.get("/metrics", upstream.key.as_deref()).await;
-    let (status, _, body) = reply.map_err(|error| format!("{url}/metrics: {error:#}"))?;
+    let answer = reply.map_err(|error| format!("{url}/metrics: {error:#}"))?;
+    let status = answer.status;
     match status {
-        StatusCode::OK => parse(&body).ok_or_else(|| format!("{url}/metrics does not have llama-server's counters")),
+        StatusCode::OK => {
+            parse(&answer.body).ok_or_else(|| format!("{url}/metrics does not have llama-server's counters"))
+        }
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => {
             Err(format!("{url}/metrics answers {status} (hint: start llama-server with --metrics)"))
         }

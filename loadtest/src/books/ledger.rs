@@ -66,9 +66,9 @@ pub(super) async fn used_since(gateway: &Server, day: i64) -> Result<Used, Strin
 
 async fn ask(gateway: &Server, path: &str) -> Result<Answer, String> {
     let reply = gateway.client.get(path, gateway.key.as_deref()).await;
-    let (status, _, body) = reply.map_err(|error| format!("/v1/usage: {error:#}"))?;
-    if status != StatusCode::OK {
-        return Err(format!("/v1/usage answers {status}"));
+    let answer = reply.map_err(|error| format!("/v1/usage: {error:#}"))?;
+    if answer.status != StatusCode::OK {
+        return Err(format!("/v1/usage answers {}", answer.status));
     }
-    serde_json::from_slice(&body).map_err(|error| format!("/v1/usage: {error}"))
+    serde_json::from_slice(&answer.body).map_err(|error| format!("/v1/usage: {error}"))
 }

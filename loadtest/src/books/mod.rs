@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep};
 
 pub use clients::ClientBook;
 
-use crate::plain::Client;
 use crate::report::Audit;
 use crate::target::{Asker, Server};
 use compare::Page;
@@ -31,21 +30,18 @@ const PAUSE: Duration = Duration::from_millis(1200);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The books, as they were before the run.
-#[derive(Debug)]
 pub struct Books {
     shelves: Shelves,
     before: Reading,
 }
 
 /// Where the books are.
-#[derive(Debug)]
 struct Shelves {
     ledgers: Vec<Ledger>,
     engines: Vec<Server>,
 }
 
 /// The ledger's page of one key.
-#[derive(Debug)]
 struct Ledger {
     /// The tenants who use this key: their names, and their places among all.
     names: String,
@@ -65,7 +61,7 @@ struct Reading {
 impl Books {
     /// Reads the books before a run, once nothing moves in them. `askers` are the tenants in the order of their names,
     /// as in the workload.
-    pub async fn open(target: &Client, askers: &[Asker], upstreams: &[Server]) -> Self {
+    pub async fn open(target: &Server, askers: &[Asker], upstreams: &[Server]) -> Self {
         let mut by_key = BTreeMap::<Option<&str>, Vec<usize>>::new();
         for (place, asker) in askers.iter().enumerate() {
             by_key.entry(asker.key.as_deref()).or_default().push(place);
@@ -73,7 +69,7 @@ impl Books {
         let mut ledgers = Vec::new();
         for (key, tenants) in by_key {
             let names: Vec<_> = tenants.iter().map(|&place| askers[place].tenant.as_str()).collect();
-            let gateway = Server { client: target.clone(), key: key.map(str::to_owned) };
+            let gateway = target.with_key(key.map(str::to_owned));
             let day = ledger::today(&gateway).await;
             ledgers.push(Ledger { names: names.join(" + "), tenants, gateway, day });
         }
@@ -164,7 +160,7 @@ fn grown(
     server: &Server,
 ) -> Result<Growth, String> {
     let (before, after) = (before.clone()?, after.clone()?);
-    let restarted = || format!("{} was started anew during the run: its counters fell", server.client.url());
+    let restarted = || format!("{} was started anew during the run: its counters fell", server.url);
     after.since(&before).ok_or_else(restarted)
 }
 

@@ -118,15 +118,14 @@ impl Fixture {
     }
 
     async fn open(&self, keys: [&str; 2]) -> Books {
-        let client = Client::new(&self.served.url);
+        let server = self.served.server();
         let asker = |(tenant, key): (&str, &str)| Asker {
             tenant: tenant.to_owned(),
             key: Some(key.to_owned()),
             model: String::new(),
         };
         let askers: Vec<_> = ["a", "b"].into_iter().zip(keys).map(asker).collect();
-        let upstream = Server { client: client.clone(), key: None };
-        Books::open(&client, &askers, &[upstream]).await
+        Books::open(&server, &askers, std::slice::from_ref(&server)).await
     }
 
     /// A request of a tenant whose client was told the truth.

@@ -24,12 +24,21 @@ const PAUSE: Duration = Duration::from_millis(500);
 const QUOTED: usize = 200;
 
 /// A server that may be asked with a key.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Server {
+    /// Its base URL, for people.
+    pub url: String,
     /// Its client.
     pub client: Client,
     /// The key that it wants, if it wants one.
     pub key: Option<String>,
+}
+
+impl Server {
+    /// The same server, asked with another key.
+    pub fn with_key(&self, key: Option<String>) -> Self {
+        Self { key, ..self.clone() }
+    }
 }
 
 /// Who will ask the target for what.
@@ -109,37 +118,36 @@ pub enum Unfit {
     },
 }
 
-/// Looks at the target, and at the llama-servers behind it if their addresses are known. A server that is loading its
+/// Looks at the target (with each asker's key, not its own), and at the llama-servers behind it if their addresses are known. A server that is loading its
 /// model is waited for, `patience` at most.
 ///
 /// # Errors
 /// The target, or one of the llama-servers, cannot be used as it is.
 pub async fn examine(
-    target: &Client,
+    target: &Server,
     upstreams: &[Server],
     askers: &[Asker],
     patience: Duration,
 ) -> Result<Found, Unfit> {
     let mut found = Found::default();
-    target.url().clone_into(&mut found.target.url);
+    target.url.clone_into(&mut found.target.url);
     for asker in askers {
         greet(target, asker, patience, &mut found.warnings).await?;
     }
-    let key = askers.iter().find_map(|asker| asker.key.clone());
-    let itself = Server { client: target.clone(), key };
+    let itself = target.with_key(askers.iter().find_map(|asker| asker.key.clone()));
     if upstreams.is_empty() {
         if let Some(properties) = Properties::ask(&itself).await.ok().flatten() {
             properties.add_to(&mut found.target);
         }
     } else {
-        let urls: Vec<_> = upstreams.iter().map(|upstream| upstream.client.url()).collect();
+        let urls: Vec<_> = upstreams.iter().map(|upstream| upstream.url.as_str()).collect();
         found.target.upstream = Some(urls.join(", "));
     }
     for upstream in upstreams {
         wait_until_loaded(upstream, patience).await?;
         match Properties::ask(upstream).await? {
             Some(properties) => properties.add_to(&mut found.target),
-            None => found.warnings.push(format!("{} does not tell its slots (/props)", upstream.client.url())),
+            None => found.warnings.push(format!("{} does not tell its slots (/props)", upstream.url)),
         }
     }
     match vocabulary::ask(upstreams.first().unwrap_or(&itself)).await {
@@ -151,13 +159,13 @@ pub async fn examine(
 }
 
 /// Asks for the models with a tenant's key.
-async fn greet(target: &Client, asker: &Asker, patience: Duration, warnings: &mut Vec<String>) -> Result<(), Unfit> {
+async fn greet(target: &Server, asker: &Asker, patience: Duration, warnings: &mut Vec<String>) -> Result<(), Unfit> {
     let tenant = &asker.tenant;
-    let server = Server { client: target.clone(), key: asker.key.clone() };
+    let server = target.with_key(asker.key.clone());
     let (status, body) = patiently(&server, "/v1/models", patience).await?;
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Err(Unfit::KeyRefused { tenant: tenant.clone(), url: target.url().to_owned(), status });
+            return Err(Unfit::KeyRefused { tenant: tenant.clone(), url: target.url.clone(), status });
         }
         StatusCode::OK => {}
         StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => {
@@ -203,7 +211,7 @@ async fn patiently(server: &Server, path: &'static str, patience: Duration) -> R
             return Ok((status, body));
         }
         if Instant::now() >= end {
-            let (url, said) = (server.client.url().to_owned(), quoted(&body));
+            let (url, said) = (server.url.clone(), quoted(&body));
             return Err(Unfit::NotReady { url, status, seconds: patience.as_secs(), said });
         }
         sleep(PAUSE).await;
@@ -211,15 +219,14 @@ async fn patiently(server: &Server, path: &'static str, patience: Duration) -> R
 }
 
 async fn get(server: &Server, path: &str) -> Result<(StatusCode, Bytes), Unfit> {
-    let url = server.client.url();
     match server.client.get(path, server.key.as_deref()).await {
-        Ok((status, _, body)) => Ok((status, body)),
-        Err(error) => Err(Unfit::Unreachable { url: url.to_owned(), why: format!("{error:#}") }),
+        Ok(answer) => Ok((answer.status, answer.body)),
+        Err(error) => Err(Unfit::Unreachable { url: server.url.clone(), why: format!("{error:#}") }),
     }
 }
 
 fn refuses(server: &Server, path: &'static str, status: StatusCode, body: &[u8]) -> Unfit {
-    Unfit::Refuses { url: server.client.url().to_owned(), path, status, said: quoted(body) }
+    Unfit::Refuses { url: server.url.clone(), path, status, said: quoted(body) }
 }
 
 /// What a server said, fit for a line: the message of an error object, or the beginning of the text.

@@ -3,16 +3,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use serde_json::json;
 
 use super::*;
-use crate::served::{Asked, Served, serve};
+use crate::served::{Asked, serve};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn asker(tenant: &str, key: &str) -> Asker {
     Asker { tenant: tenant.to_owned(), key: Some(key.to_owned()), model: "tiny".to_owned() }
-}
-
-fn server(served: &Served) -> Server {
-    Server { client: Client::new(&served.url), key: None }
 }
 
 /// A tokenizer for which each word with the space before it is a token, but for words with an `x`, which are two.
@@ -52,7 +48,7 @@ fn gateway(asked: &Asked) -> (u16, String) {
 #[tokio::test]
 async fn a_llama_server_tells_its_slots_its_build_and_the_words_that_are_one_token() {
     let llama = serve(llama).await;
-    let found = examine(&Client::new(&llama.url), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
+    let found = examine(&llama.server(), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
     assert_eq!((found.target.slots, found.target.build.as_deref()), (Some(2), Some("b1-test")));
     assert!(found.target.exact_prompts && found.target.upstream.is_none());
     assert!(found.words.len() > 1000 && found.words.iter().all(|word| !word.contains('x')));
@@ -62,8 +58,8 @@ async fn a_llama_server_tells_its_slots_its_build_and_the_words_that_are_one_tok
 #[tokio::test]
 async fn slots_of_several_llama_servers_behind_a_gateway_add_up() {
     let (gateway, one, other) = (serve(gateway).await, serve(llama).await, serve(llama).await);
-    let upstreams = [server(&one), server(&other)];
-    let found = examine(&Client::new(&gateway.url), &upstreams, &[asker("a", "good")], PATIENCE).await.unwrap();
+    let upstreams = [one.server(), other.server()];
+    let found = examine(&gateway.server(), &upstreams, &[asker("a", "good")], PATIENCE).await.unwrap();
     assert_eq!((found.target.slots, found.target.build.as_deref()), (Some(4), Some("b1-test")));
     assert_eq!(found.target.upstream, Some(format!("{}, {}", one.url, other.url)));
     assert!(found.target.exact_prompts);
@@ -72,7 +68,7 @@ async fn slots_of_several_llama_servers_behind_a_gateway_add_up() {
 #[tokio::test]
 async fn without_a_tokenizer_lengths_are_estimates_and_it_says_so() {
     let gateway = serve(gateway).await;
-    let found = examine(&Client::new(&gateway.url), &[], &[asker("a", "good")], PATIENCE).await.unwrap();
+    let found = examine(&gateway.server(), &[], &[asker("a", "good")], PATIENCE).await.unwrap();
     assert!(found.words.is_empty() && !found.target.exact_prompts);
     let wanted = "lengths of prompts are estimates: /tokenize answers 404 Not Found: no such path";
     assert_eq!(found.warnings, [wanted]);
@@ -93,7 +89,7 @@ async fn a_tokenizer_that_counts_a_text_otherwise_is_not_believed() {
         _ => llama(asked),
     })
     .await;
-    let found = examine(&Client::new(&llama.url), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
+    let found = examine(&llama.server(), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
     assert!(found.words.is_empty());
     assert!(
         found.warnings[0].ends_with("a text of 200 words that are one token each has 150 tokens"),
@@ -106,7 +102,7 @@ async fn a_tokenizer_that_counts_a_text_otherwise_is_not_believed() {
 async fn a_model_that_is_not_listed_is_a_warning_that_names_the_ones_that_are() {
     let llama = serve(llama).await;
     let asker = Asker { model: "huge".to_owned(), ..asker("a", "any") };
-    let found = examine(&Client::new(&llama.url), &[], &[asker], PATIENCE).await.unwrap();
+    let found = examine(&llama.server(), &[], &[asker], PATIENCE).await.unwrap();
     let wanted = "tenant a asks for model \"huge\", which is not listed: there is small, tiny";
     assert_eq!(found.warnings, [wanted]);
 }
@@ -115,18 +111,19 @@ async fn a_model_that_is_not_listed_is_a_warning_that_names_the_ones_that_are() 
 async fn a_refused_key_names_its_tenant_and_not_the_key() {
     let gateway = serve(gateway).await;
     let askers = [asker("a", "good"), asker("b", "s3cret")];
-    let error = examine(&Client::new(&gateway.url), &[], &askers, PATIENCE).await.unwrap_err();
+    let error = examine(&gateway.server(), &[], &askers, PATIENCE).await.unwrap_err();
     assert!(matches!(&error, Unfit::KeyRefused { tenant, .. } if tenant == "b"), "{error}");
     assert!(!format!("{error:?} {error}").contains("s3cret"));
 }
 
 #[tokio::test]
 async fn nobody_at_the_address_is_an_error_with_a_hint() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error =
-        examine(&Client::new(&format!("http://{port}")), &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
+    let served = serve(llama).await;
+    let server = served.server();
+    drop(served);
+    let error = examine(&server, &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with(&format!("http://{port} cannot be reached")) && text.contains("\nhint: "), "{text}");
+    assert!(text.starts_with(&format!("{} cannot be reached", server.url)) && text.contains("\nhint: "), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +136,7 @@ async fn a_model_that_is_loading_is_waited_for() {
         _ => llama(asked),
     })
     .await;
-    let found = examine(&Client::new(&loading.url), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
+    let found = examine(&loading.server(), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
     assert_eq!(found.target.slots, Some(2));
 }
 
@@ -149,8 +146,8 @@ async fn a_model_that_never_loads_is_given_up() {
         serve(gateway).await,
         serve(|_: &Asked| (503, json!({"error": {"message": "Loading model"}}).to_string())).await,
     );
-    let upstreams = [server(&loading)];
-    let error = examine(&Client::new(&gateway.url), &upstreams, &[asker("a", "good")], PATIENCE).await.unwrap_err();
+    let upstreams = [loading.server()];
+    let error = examine(&gateway.server(), &upstreams, &[asker("a", "good")], PATIENCE).await.unwrap_err();
     let wanted = format!("{} still answers 503 Service Unavailable after 5 s: Loading model", loading.url);
     assert!(error.to_string().starts_with(&wanted), "{error}");
 }
@@ -158,7 +155,7 @@ async fn a_model_that_never_loads_is_given_up() {
 #[tokio::test]
 async fn what_a_server_says_is_quoted_on_one_short_line() {
     let broken = serve(|_: &Asked| (500, format!("line\nline{}", "x".repeat(1000)))).await;
-    let error = examine(&Client::new(&broken.url), &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
+    let error = examine(&broken.server(), &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("/v1/models answers 500 Internal Server Error: line linex") && text.len() < 500, "{text}");
 }

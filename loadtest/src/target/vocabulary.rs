@@ -93,11 +93,11 @@ impl Piece {
 async fn tokenize(server: &Server, text: &str) -> Result<Vec<Token>, String> {
     let body = Bytes::from(json!({ "content": text, "with_pieces": true }).to_string());
     let reply = server.client.post("/tokenize", server.key.as_deref(), body).await;
-    let (status, _, body) = reply.map_err(|error| format!("/tokenize: {error:#}"))?;
-    if status != StatusCode::OK {
-        return Err(format!("/tokenize answers {status}: {}", quoted(&body)));
+    let answer = reply.map_err(|error| format!("/tokenize: {error:#}"))?;
+    if answer.status != StatusCode::OK {
+        return Err(format!("/tokenize answers {}: {}", answer.status, quoted(&answer.body)));
     }
-    let Tokens { tokens } = serde_json::from_slice(&body).map_err(|error| format!("/tokenize: {error}"))?;
+    let Tokens { tokens } = serde_json::from_slice(&answer.body).map_err(|error| format!("/tokenize: {error}"))?;
     Ok(tokens)
 }
 
