@@ -9,6 +9,7 @@
 //! - `clock`: moments of a run
 
 pub mod books;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod plain;

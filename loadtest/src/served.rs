@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -39,6 +40,18 @@ impl Served {
 
 /// Serves what `answer` gives: status and body.
 pub(crate) async fn serve(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Served {
+    serve_bodies(move |asked| {
+        let (status, text) = answer(asked);
+        (status, Full::from(text))
+    })
+    .await
+}
+
+/// The same with bodies of any kind.
+pub(crate) async fn serve_bodies<B>(answer: impl Fn(&Asked) -> (u16, B) + Send + Sync + 'static) -> Served
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let answer = Arc::new(answer);
@@ -48,24 +61,24 @@ pub(crate) async fn serve(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync
         while let Ok((tcp, _)) = listener.accept().await {
             let answer = Arc::clone(&answer);
             let service = service_fn(move |request| reply(request, Arc::clone(&answer)));
-            connections
-                .spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await) });
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(tcp), service);
+            connections.spawn(async move { drop(connection.await) });
         }
     });
     Served { url, _tasks: tasks }
 }
 
-async fn reply(
+async fn reply<B>(
     request: Request<Incoming>,
-    answer: Arc<impl Fn(&Asked) -> (u16, String)>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    answer: Arc<impl Fn(&Asked) -> (u16, B)>,
+) -> Result<Response<B>, Infallible> {
     let (head, body) = request.into_parts();
     let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let key = authorization.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let (status, text) = answer(&Asked { path, key, body });
-    let mut response = Response::new(Full::from(text));
+    let (status, body) = answer(&Asked { path, key, body });
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     Ok(response)
 }
