@@ -73,7 +73,7 @@ impl Probe<'_> {
         ensure!(!self.upstreams.is_empty(), "nobody can be watched\nhint: give llama-server's address with --upstream");
         let (mut times, mut resolution, mut missed) = (Vec::new(), Duration::ZERO, 0);
         for number in 0..self.trials {
-            self.until_idle(OTHERS).await.context("before a trial")?;
+            until_idle(self.upstreams, OTHERS).await.context("before a trial")?;
             let left = match leaving {
                 Leaving::DuringOutput => self.leave_during_output(number).await?,
                 Leaving::BeforeFirstToken => self.leave_before_first_token(number).await?,
@@ -82,7 +82,7 @@ impl Probe<'_> {
                 missed += 1;
                 continue;
             };
-            resolution = resolution.max(self.until_idle(PATIENCE).await?);
+            resolution = resolution.max(until_idle(self.upstreams, PATIENCE).await?);
             times.push(left.elapsed());
         }
         Ok(Freed { times: distribution(&times), resolution: resolution.as_secs_f64() * 1000.0, missed })
@@ -127,7 +127,7 @@ impl Probe<'_> {
         };
         let left = tokio::select! {
             answered = answered => answered.map(|()| None)?,
-            busy = self.until_busy() => Some(busy?),
+            busy = until_busy(self.upstreams) => Some(busy?),
         };
         // The future with the connection has been dropped by now.
         Ok(left)
@@ -146,36 +146,39 @@ impl Probe<'_> {
         message.body = body.to_string().into();
         Ok(message)
     }
+}
 
-    async fn until_busy(&self) -> anyhow::Result<Instant> {
-        let end = Instant::now() + PATIENCE;
-        while !self.is_busy().await? {
-            ensure!(Instant::now() < end, "llama-server did not begin in time");
-            sleep(STEP).await;
-        }
-        Ok(Instant::now())
+async fn until_busy(upstreams: &[Server]) -> anyhow::Result<Instant> {
+    let end = Instant::now() + PATIENCE;
+    while !any_busy(upstreams).await? {
+        ensure!(Instant::now() < end, "llama-server did not begin in time");
+        sleep(STEP).await;
     }
+    Ok(Instant::now())
+}
 
-    /// Waits until nothing is worked on. The longest time between two answers.
-    async fn until_idle(&self, patience: Duration) -> anyhow::Result<Duration> {
-        let (begin, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
-        while self.is_busy().await? {
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-            ensure!(begin.elapsed() < patience, "llama-server was busy for {} s: others use it", patience.as_secs());
-            sleep(STEP).await;
-        }
-        Ok(longest.max(last.elapsed()))
+/// Waits until nothing is worked on. The longest time between two answers.
+///
+/// # Errors
+/// It does not become idle in time, or does not tell.
+pub(crate) async fn until_idle(upstreams: &[Server], patience: Duration) -> anyhow::Result<Duration> {
+    let (begin, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+    while any_busy(upstreams).await? {
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        ensure!(begin.elapsed() < patience, "llama-server was busy for {} s: others use it", patience.as_secs());
+        sleep(STEP).await;
     }
+    Ok(longest.max(last.elapsed()))
+}
 
-    async fn is_busy(&self) -> anyhow::Result<bool> {
-        for upstream in self.upstreams {
-            if is_busy(upstream).await? {
-                return Ok(true);
-            }
+async fn any_busy(upstreams: &[Server]) -> anyhow::Result<bool> {
+    for upstream in upstreams {
+        if is_busy(upstream).await? {
+            return Ok(true);
         }
-        Ok(false)
     }
+    Ok(false)
 }
 
 /// Whether a llama-server works on anything.

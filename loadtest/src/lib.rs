@@ -8,6 +8,7 @@
 //! - `report`: what is said of a run
 //! - `clock`: moments of a run
 
+pub mod beside;
 pub mod books;
 pub mod cancel;
 pub mod cli;
