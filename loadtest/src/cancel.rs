@@ -15,12 +15,13 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::clock::wall_clock;
 use crate::plain::Message;
 use crate::report::Distribution;
 use crate::target::Server;
 
 /// Between two questions to llama-server.
-const STEP: Duration = Duration::from_millis(5);
+const STEP: Duration = Duration::from_millis(2);
 /// Events that are waited for before leaving: the role, and some with content.
 const EVENTS: usize = 4;
 /// More than any trial waits for.
@@ -111,9 +112,9 @@ impl Probe<'_> {
 
     /// Leaves as soon as llama-server is seen at work. The moment of that; `None` if there was an answer before.
     async fn leave_before_first_token(&self, number: u32) -> anyhow::Result<Option<Instant>> {
-        // The number comes first, so that nothing of it is in the prompt cache.
-        let message =
-            self.message(&format!("Trial {number}. {}", "Words and more words. ".repeat(LONG_PROMPT_WORDS / 4)))?;
+        // What comes first is new each time, so that nothing behind it is in the prompt cache.
+        let words = "Words and more words. ".repeat(LONG_PROMPT_WORDS / 4);
+        let message = self.message(&format!("{} {number}. {words}", wall_clock()))?;
         let answered = async {
             let mut reply = self.target.client.send(&message).await?;
             ensure!(reply.status == StatusCode::OK, "a request of the cancel probe was answered {}", reply.status);

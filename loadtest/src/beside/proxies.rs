@@ -178,7 +178,8 @@ fn nginx(program: &Program, directory: &Path, address: SocketAddr, upstream: &Se
     Ok(command)
 }
 
-/// One process with one event loop.
+/// One process with one event loop. llama-server closes a connection after a stream without having said so: a request
+/// that meets one which is just being closed is sent again (`proxy_next_upstream`), as the gateway does, too.
 fn nginx_conf(directory: &Path, address: SocketAddr, upstream: &str) -> String {
     let path = directory.display();
     format!(
@@ -194,6 +195,7 @@ fn nginx_conf(directory: &Path, address: SocketAddr, upstream: &str) -> String {
              listen {address} backlog=4096;
              location / {{
                proxy_pass http://llama; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off;
+               proxy_next_upstream error non_idempotent;
              }}
            }}
          }}\n"
