@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::clock::wall_clock;
 use crate::plain::Message;
 use crate::report::Distribution;
-use crate::target::Server;
+use crate::target::{Server, counters};
 
 /// Between two questions to llama-server.
 const STEP: Duration = Duration::from_millis(2);
@@ -29,7 +29,7 @@ const OUTPUT_TOKENS: u32 = 1024;
 /// Words of the prompt of those who leave before the first token: long enough to be met at it.
 const LONG_PROMPT_WORDS: usize = 700;
 /// How long llama-server may be busy with others before a trial.
-const OTHERS: Duration = Duration::from_secs(20);
+const OTHERS: Duration = Duration::from_secs(10);
 /// How long one step of a trial may take: a first token, or becoming idle. Prompts take minutes on slow machines.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -190,18 +190,11 @@ async fn is_busy(upstream: &Server) -> anyhow::Result<bool> {
         let slots: Vec<Value> = serde_json::from_slice(&slots.body).with_context(|| format!("{url}/slots"))?;
         return Ok(slots.iter().any(|slot| slot["is_processing"].as_bool().unwrap_or(false)));
     }
-    let metrics = client.get("/metrics", key.as_deref()).await.with_context(|| format!("{url}/metrics"))?;
-    let text = String::from_utf8_lossy(&metrics.body);
-    let processing = text.lines().find_map(|line| line.strip_prefix("llamacpp:requests_processing "));
-    match processing.and_then(|number| number.trim().parse::<f64>().ok()) {
-        Some(number) if metrics.status == StatusCode::OK => Ok(number > 0.0),
-        _ => bail!(
-            "{url} tells neither its slots (/slots answers {}) nor its metrics (/metrics answers {})\n\
-             hint: start llama-server with --slots or --metrics",
-            slots.status,
-            metrics.status
-        ),
-    }
+    let counters = counters::read(upstream).await.map_err(|why| {
+        let hint = "hint: start llama-server with --slots or --metrics";
+        anyhow!("{url} tells neither its slots (/slots answers {}) nor its metrics: {why}\n{hint}", slots.status)
+    })?;
+    Ok(counters.busy > 0)
 }
 
 /// A handful of times: every one is kept as it is, and a percentile is one of them (the nearest rank).

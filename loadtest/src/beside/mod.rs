@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio_util::sync::CancellationToken;
 
 pub use table::show;
@@ -155,7 +155,8 @@ where
             Path::Nginx => Proxy::start(Kind::Nginx, &self.nginx, upstream).await?,
             Path::Gateway => Proxy::start(Kind::Gateway, &self.gateway, upstream).await?,
         };
-        let sample = self.sample(path, Some(&mut proxy), seed).await.with_context(|| proxy.last_words())?;
+        let sample = self.sample(path, Some(&mut proxy), seed).await;
+        let sample = sample.map_err(|error| anyhow!("{error:#}{}", proxy.last_words()))?;
         proxy.end().await?;
         Ok(sample)
     }

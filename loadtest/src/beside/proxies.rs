@@ -150,6 +150,9 @@ impl Proxy {
         let read = |name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
         let text = [read("log"), read("output")].concat();
         let lines: Vec<_> = text.lines().collect();
+        if lines.is_empty() {
+            return String::new();
+        }
         format!("\nits last words:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
     }
 

@@ -75,7 +75,10 @@ pub(super) fn of(rounds: &[BTreeMap<Path, Sample>]) -> Vec<Row> {
             figure(rounds.iter().filter_map(|round| Some(f(number(round, path)?, number(round, other)?))))
         };
         let (direct, nginx, gateway) = (each(Path::Direct), each(Path::Nginx), each(Path::Gateway));
-        let less = |path| pairs(path, Path::Direct, |through, direct| through - direct);
+        // What only a proxy has is added by it as a whole.
+        let adds = |path, all| {
+            if direct.is_none() { all } else { pairs(path, Path::Direct, |through, direct| through - direct) }
+        };
         let ratio = || pairs(Path::Gateway, Path::Nginx, |gateway, nginx| gateway / nginx);
         let row = Row {
             name: name.to_owned(),
@@ -83,8 +86,8 @@ pub(super) fn of(rounds: &[BTreeMap<Path, Sample>]) -> Vec<Row> {
             direct,
             nginx,
             gateway,
-            nginx_adds: less(Path::Nginx),
-            gateway_adds: less(Path::Gateway),
+            nginx_adds: adds(Path::Nginx, nginx),
+            gateway_adds: adds(Path::Gateway, gateway),
             ratio: direct.is_none().then(ratio).flatten(),
         };
         (nginx.is_some() || gateway.is_some()).then_some(row)
@@ -128,7 +131,7 @@ mod tests {
         let [ttft, memory] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((ttft.name.as_str(), ttft.direct), ("ttft_p50", figure(20.0, 10.0, 100.0)));
         assert_eq!((ttft.nginx_adds, ttft.gateway_adds), (figure(1.0, 1.0, 1.5), figure(2.0, 2.0, 2.0)));
-        assert_eq!((ttft.ratio, memory.direct, memory.gateway_adds), (None, None, None));
+        assert_eq!((ttft.ratio, memory.direct, memory.gateway_adds), (None, None, figure(22.0, 12.0, 102.0)));
         assert_eq!(memory.ratio, figure(22.0 / 21.5, 102.0 / 101.0, 12.0 / 11.0));
     }
 

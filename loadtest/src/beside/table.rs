@@ -9,14 +9,11 @@ use crate::report::beside::{Beside, Figure};
 /// # Errors
 /// The output cannot be written.
 pub fn show(out: &mut impl Write, beside: &Beside) -> io::Result<()> {
-    let nginx = format!("nginx {}", beside.nginx);
-    let gateway = format!("llama-gateway {}", beside.gateway);
-    let head = ["median (least to most)", "direct", &nginx, "adds", &gateway, "adds", "gateway / nginx"];
+    let head = ["median (least to most)", "direct", "nginx adds", "gateway adds", "gateway / nginx"];
     let mut lines = vec![head.map(str::to_owned)];
     for row in &beside.rows {
-        let cells = [row.direct, row.nginx, row.nginx_adds, row.gateway, row.gateway_adds, row.ratio];
-        let [direct, nginx, nginx_adds, gateway, gateway_adds, ratio] = cells.map(cell);
-        lines.push([row.title.clone(), direct, nginx, nginx_adds, gateway, gateway_adds, ratio]);
+        let [direct, nginx, gateway, ratio] = [row.direct, row.nginx_adds, row.gateway_adds, row.ratio].map(cell);
+        lines.push([row.title.clone(), direct, nginx, gateway, ratio]);
     }
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..head.len()).map(width).collect();
@@ -27,7 +24,8 @@ pub fn show(out: &mut impl Write, beside: &Beside) -> io::Result<()> {
         }
         writeln!(out)?;
     }
-    writeln!(out, "\n{}: {} rounds of {}", beside.upstream, beside.rounds, beside.workload.name)?;
+    let Beside { upstream, rounds, workload, nginx, gateway, .. } = beside;
+    writeln!(out, "\n{upstream}, workload {}, {rounds} rounds, nginx {nginx}, llama-gateway {gateway}", workload.name)?;
     for note in &beside.notes {
         writeln!(out, "- {note}")?;
     }
@@ -83,8 +81,7 @@ mod tests {
         let mut out = Vec::new();
         show(&mut out, &beside).unwrap();
         let text = String::from_utf8(out).unwrap();
-        let wanted = "time to first token, p50, ms  120 (119 to 121)  121 (120 to 122)  0.610 (-0.390 to 1.61)  \
-                      125 (124 to 126)  4.61 (3.61 to 5.61)                 \n";
+        let wanted = "time to first token, p50, ms  120 (119 to 121)  0.610 (-0.390 to 1.61)  4.61 (3.61 to 5.61)";
         let line = text.lines().nth(1).unwrap();
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), wanted.split_whitespace().collect::<Vec<_>>());
         assert_eq!(text.lines().next().unwrap().chars().count(), line.chars().count());

@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep};
 pub use clients::ClientBook;
 
 use crate::report::Audit;
+use crate::target::counters::{self, Counters};
 use crate::target::{Asker, Server};
 use compare::Page;
-use engine::{Counters, Growth};
+use engine::Growth;
 use ledger::Used;
 
 /// Between two readings. llama-server does not notice a client who left a reply in one piece if its metrics are read
@@ -116,7 +117,7 @@ impl Shelves {
             });
         }
         for engine in &self.engines {
-            reading.engines.push(engine::read(engine).await);
+            reading.engines.push(counters::read(engine).await);
         }
         reading
     }
@@ -161,7 +162,7 @@ fn grown(
 ) -> Result<Growth, String> {
     let (before, after) = (before.clone()?, after.clone()?);
     let restarted = || format!("{} was started anew during the run: its counters fell", server.url);
-    after.since(&before).ok_or_else(restarted)
+    Growth::between(&before, &after).ok_or_else(restarted)
 }
 
 /// Why something was not compared, each reason once.

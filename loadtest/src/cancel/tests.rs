@@ -71,6 +71,14 @@ impl Drop for Reply {
     }
 }
 
+fn metrics(busy: bool) -> String {
+    let busy = u8::from(busy);
+    format!(
+        "llamacpp:prompt_tokens_total 1\nllamacpp:tokens_predicted_total 1\n\
+         llamacpp:requests_processing {busy}\nllamacpp:requests_deferred 0\n"
+    )
+}
+
 impl Llama {
     fn answer(&self, asked: &Asked) -> (u16, Reply) {
         let text = |text| Reply::Text(Some(text));
@@ -87,7 +95,7 @@ impl Llama {
             }
             "/metrics" if state.has_metrics => {
                 state.still_busy = state.still_busy.saturating_sub(1);
-                (200, text(format!("llamacpp:requests_processing {}\n", u8::from(busy))))
+                (200, text(metrics(busy)))
             }
             _ => (501, text(String::new())),
         }
@@ -146,7 +154,7 @@ async fn a_llama_server_that_others_use_is_given_up() {
     let (llama, served) = Llama::start(State { has_slots: true, ..State::default() }).await;
     llama.0.lock().unwrap().serving = true;
     let error = probe(&served, Leaving::DuringOutput).await.unwrap_err();
-    assert_eq!(format!("{error:#}"), "before a trial: llama-server was busy for 20 s: others use it");
+    assert_eq!(format!("{error:#}"), "before a trial: llama-server was busy for 10 s: others use it");
 }
 
 #[tokio::test(start_paused = true)]

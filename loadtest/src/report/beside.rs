@@ -40,9 +40,9 @@ pub struct Row {
     pub nginx: Option<Figure>,
     /// Through the gateway.
     pub gateway: Option<Figure>,
-    /// Through nginx less directly, round by round. Of what only a proxy has: none.
+    /// Through nginx less directly, round by round; all of what only a proxy has.
     pub nginx_adds: Option<Figure>,
-    /// Through the gateway less directly, round by round.
+    /// Through the gateway less directly, round by round; all of what only a proxy has.
     pub gateway_adds: Option<Figure>,
     /// The gateway's part of nginx's, round by round: 2 is twice as much. Of what only a proxy has.
     pub ratio: Option<Figure>,

@@ -4,6 +4,7 @@
 //! Takes the target's client and, of each tenant, name, key and model; gives what the report says of the target, the
 //! words, and warnings. What cannot be measured at all is an error; what only makes the numbers less exact is a warning.
 
+pub(crate) mod counters;
 mod vocabulary;
 
 use std::collections::BTreeSet;
