@@ -15,8 +15,9 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::client::Message;
 use crate::clock::wall_clock;
-use crate::plain::Message;
+use crate::measure::histogram::Histogram;
 use crate::report::Distribution;
 use crate::target::{Server, counters};
 
@@ -72,7 +73,7 @@ impl Probe<'_> {
     /// llama-server tells neither slots nor metrics, is not idle, or a stream cannot be had.
     pub async fn run(&self, leaving: Leaving) -> anyhow::Result<Freed> {
         ensure!(!self.upstreams.is_empty(), "nobody can be watched\nhint: give llama-server's address with --upstream");
-        let (mut times, mut resolution, mut missed) = (Vec::new(), Duration::ZERO, 0);
+        let (mut times, mut resolution, mut missed) = (Histogram::fine(), Duration::ZERO, 0);
         for number in 0..self.trials {
             until_idle(self.upstreams, OTHERS).await.context("before a trial")?;
             let left = match leaving {
@@ -84,9 +85,9 @@ impl Probe<'_> {
                 continue;
             };
             resolution = resolution.max(until_idle(self.upstreams, PATIENCE).await?);
-            times.push(left.elapsed());
+            times.record(left.elapsed());
         }
-        Ok(Freed { times: distribution(&times), resolution: resolution.as_secs_f64() * 1000.0, missed })
+        Ok(Freed { times: times.distribution(), resolution: resolution.as_secs_f64() * 1000.0, missed })
     }
 
     /// Reads some events and leaves. The moment of that; `None` if the reply was over before.
@@ -195,26 +196,6 @@ async fn is_busy(upstream: &Server) -> anyhow::Result<bool> {
         anyhow!("{url} tells neither its slots (/slots answers {}) nor its metrics: {why}\n{hint}", slots.status)
     })?;
     Ok(counters.busy > 0)
-}
-
-/// A handful of times: every one is kept as it is, and a percentile is one of them (the nearest rank).
-fn distribution(times: &[Duration]) -> Distribution {
-    let mut sorted: Vec<_> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
-    sorted.sort_by(f64::total_cmp);
-    let rank = |part: f64| (part * sorted.len() as f64).ceil() as usize;
-    let at = |part: f64| sorted.get(rank(part).saturating_sub(1)).copied().unwrap_or_default();
-    Distribution {
-        count: sorted.len() as u64,
-        min: at(0.0),
-        mean: sorted.iter().sum::<f64>() / sorted.len().max(1) as f64,
-        p50: at(0.5),
-        p90: at(0.9),
-        p95: at(0.95),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: at(1.0),
-        histogram: sorted.iter().map(|&time| (time, 1)).collect(),
-    }
 }
 
 #[cfg(test)]

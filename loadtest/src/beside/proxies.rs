@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process;
-use crate::plain::{Client, Options};
+use crate::client::Options;
 use crate::target::Server;
 
 /// How long a proxy may take to begin, and a command to end.
@@ -122,8 +122,7 @@ impl Proxy {
         // In a group of its own: Ctrl-C ends the harness, which then ends its proxies.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{} cannot be run", program.path.display()))?;
-        let url = format!("http://{address}");
-        let server = Server { client: Client::new(&url, &Options::default())?, url, key };
+        let server = Server::new(&format!("http://{address}"), key, &Options::default())?;
         let mut proxy = Self { server, name, child, directory };
         proxy.wait().await?;
         Ok(proxy)
@@ -238,7 +237,7 @@ async fn create_key(program: &Program, data: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::served::serve;
+    use crate::target::tests::somebody;
 
     /// A shell script in the place of a proxy.
     fn script(directory: &Path, text: &str) -> PathBuf {
@@ -269,7 +268,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = script(directory.path(), "[ \"$1\" = -v ] && echo 1.0 || { echo 'no such option'; exit 3; }");
         let program = Program::nginx(Some(&path)).await.unwrap();
-        let upstream = serve(|_| (200, String::new())).await.server();
+        let (_stub, upstream) = somebody().await;
         let error = Proxy::start(Kind::Nginx, &program, &upstream).await.err().unwrap();
         assert_eq!(error.to_string(), "nginx has ended\nits last words:\nno such option");
     }
@@ -280,7 +279,7 @@ mod tests {
         let pid_file = directory.path().join("pid");
         let path = script(directory.path(), &format!("echo $$ > {}; exec sleep 1000", pid_file.display()));
         let program = Program { path, version: String::new() };
-        let upstream = serve(|_| (200, String::new())).await.server();
+        let (_stub, upstream) = somebody().await;
         let starting = Proxy::start(Kind::Nginx, &program, &upstream);
         let pid = async {
             loop {
@@ -304,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn https_upstreams_are_refused() {
         let program = Program { path: PathBuf::from("/bin/true"), version: String::new() };
-        let mut upstream = serve(|_| (200, String::new())).await.server();
+        let (_stub, mut upstream) = somebody().await;
         upstream.url = "https://127.0.0.1:1".to_owned();
         let error = Proxy::start(Kind::Nginx, &program, &upstream).await.err().unwrap();
         assert_eq!(error.to_string(), "https://127.0.0.1:1 is not http: proxies are measured without TLS");

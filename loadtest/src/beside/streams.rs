@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::process;
 use super::proxies::Proxy;
 use crate::cancel;
-use crate::plain::{Client, Message};
+use crate::client::{Client, Message};
 use crate::target::Server;
 
 /// Until all streams are open, or wait for a slot: connections are made, and heads read, in far less.

@@ -1,17 +1,18 @@
 use super::*;
-use crate::served::serve;
+use crate::stub::Stub;
+use crate::target::tests::somebody;
 
-async fn options(nginx: &str) -> (Options, crate::served::Served) {
-    let served = serve(|_| (200, "[]".to_owned())).await;
+async fn options(nginx: &str) -> (Options, Stub) {
+    let (stub, upstream) = somebody().await;
     let options = Options {
-        upstream: served.server(),
+        upstream,
         gateway: PathBuf::from("/no/such/gateway"),
         nginx: Some(PathBuf::from(nginx)),
         rounds: 1,
         streams: 1,
         cancel_trials: 1,
     };
-    (options, served)
+    (options, stub)
 }
 
 #[test]
@@ -25,7 +26,7 @@ fn every_way_is_first_second_and_last_in_three_rounds() {
 
 #[tokio::test]
 async fn nothing_is_run_when_a_program_is_missing() {
-    let (options, _served) = options("/no/such/nginx").await;
+    let (options, _stub) = options("/no/such/nginx").await;
     let run = |_| async { panic!("it ran") };
     let error = measure(&options, &Workload::default(), &CancellationToken::new(), run).await.unwrap_err();
     assert!(error.to_string().contains("\nhint: "), "{error:#}");
@@ -33,7 +34,7 @@ async fn nothing_is_run_when_a_program_is_missing() {
 
 #[tokio::test]
 async fn a_run_that_fails_names_its_round_and_its_way() {
-    let (mut options, _served) = options("/bin/true").await;
+    let (mut options, _stub) = options("/bin/true").await;
     options.gateway = PathBuf::from("/bin/true");
     let run = |way: Way| async move {
         assert_eq!((way.workload.warm_up, way.workload.seed), (Duration::ZERO, 7));
@@ -46,7 +47,7 @@ async fn a_run_that_fails_names_its_round_and_its_way() {
 
 #[tokio::test]
 async fn a_run_can_be_broken_off() {
-    let (mut options, _served) = options("/bin/true").await;
+    let (mut options, _stub) = options("/bin/true").await;
     options.gateway = PathBuf::from("/bin/true");
     let stop = CancellationToken::new();
     let run = |_| {

@@ -147,12 +147,12 @@ impl Page {
         self.completion.number += record.tokens_seen;
         if record.first_token.is_some() {
             self.after_output.add(record);
-            self.completion.allowed += TOKENS_PER_CUT;
         } else {
-            // A reply in one piece may have been nearly complete.
             self.before_output.add(record);
-            self.completion.allowed += record.planned_output_tokens.max(TOKENS_PER_CUT);
         }
+        // A reply in one piece may have been nearly complete.
+        let generated = if record.streamed { 0 } else { record.planned_output_tokens };
+        self.completion.allowed += generated.max(TOKENS_PER_CUT);
     }
 
     fn claim(&self) -> Claim {
@@ -177,19 +177,20 @@ impl Page {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::record::{Refusal, Usage};
 
     /// A complete request: 100 prompt tokens planned and 12 added by the template, 40 of them cached, 20 generated.
-    fn complete() -> Record {
+    pub(in crate::books) fn complete() -> Record {
         let at = Duration::from_secs;
         Record {
             tenant: 0,
             session: 0,
             turn: 0,
+            streamed: true,
             scheduled: at(0),
             dispatched: at(0),
             sent: at(0),
@@ -203,6 +204,8 @@ mod tests {
             gaps: Vec::new(),
             chunks: 20,
             queue_wait: None,
+            prefill: None,
+            decode: None,
             planned_prompt_tokens: 100,
             planned_output_tokens: 20,
             usage: Some(Usage { prompt: 112, cached: 40, completion: 20 }),
@@ -265,7 +268,20 @@ mod tests {
         };
         let claim = claim(&[complete(), left]);
         assert_eq!((claim.requests, claim.prompt), (about(1, 1), about(112, 112)));
-        assert_eq!((claim.cached, claim.completion, claim.cut), (about(40, 112), about(20, 20), 1));
+        assert_eq!((claim.cached, claim.completion, claim.cut), (about(40, 112), about(20, 8), 1));
+    }
+
+    #[test]
+    fn a_reply_in_one_piece_whose_client_left_may_have_been_generated_up_to_its_end() {
+        let left = Record {
+            streamed: false,
+            ending: Ending::Left,
+            usage: None,
+            tokens_seen: 0,
+            first_token: None,
+            ..complete()
+        };
+        assert_eq!(claim(&[complete(), left]).completion, about(20, 20));
     }
 
     #[test]

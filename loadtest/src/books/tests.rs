@@ -2,9 +2,11 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
+use super::clients::tests::complete;
 use super::*;
 use crate::record::{Ending, Record, Usage};
-use crate::served::{Asked, Served, serve};
+use crate::stub::{Asked, Stub};
+use crate::target::tests::server;
 
 const DAY: i64 = 86_400;
 
@@ -61,11 +63,11 @@ impl World {
 
     fn answer(&self, asked: &Asked) -> (u16, String) {
         let mut state = self.0.lock().unwrap();
-        match asked.path.as_str() {
+        match asked.path() {
             "/metrics" if state.has_metrics => (200, state.metrics()),
             path if path.starts_with("/v1/usage") && state.has_ledger => {
                 let from = path.strip_prefix("/v1/usage?start_time=").map(|day| day.parse().unwrap());
-                (200, state.own_usage(asked.key.as_deref().unwrap_or_default(), from))
+                (200, state.own_usage(asked.key().unwrap_or_default(), from))
             }
             _ => (404, String::new()),
         }
@@ -100,7 +102,7 @@ impl State {
 
 struct Fixture {
     world: World,
-    served: Served,
+    stub: Stub,
     book: ClientBook,
 }
 
@@ -113,12 +115,12 @@ impl Fixture {
         world.change(|state| state.now = 10 * DAY + 100);
         world.serves("key-a", 77, 7, 7);
         let answers = world.clone();
-        let served = serve(move |asked| answers.answer(asked)).await;
-        Self { world, served, book: ClientBook::new(2) }
+        let stub = Stub::answering(move |asked| answers.answer(asked)).await;
+        Self { world, stub, book: ClientBook::new(2) }
     }
 
     async fn open(&self, keys: [&str; 2]) -> Books {
-        let server = self.served.server();
+        let server = server(&self.stub);
         let asker = |(tenant, key): (&str, &str)| Asker {
             tenant: tenant.to_owned(),
             key: Some(key.to_owned()),
@@ -131,37 +133,7 @@ impl Fixture {
     /// A request of a tenant whose client was told the truth.
     fn complete(&mut self, tenant: usize, key: &str) {
         self.world.serves(key, 112, 40, 20);
-        let usage = Some(Usage { prompt: 112, cached: 40, completion: 20 });
-        self.book.add(&record(tenant, usage, Ending::Complete));
-    }
-}
-
-fn record(tenant: usize, usage: Option<Usage>, ending: Ending) -> Record {
-    let at = Duration::from_secs;
-    Record {
-        tenant,
-        session: 0,
-        turn: 0,
-        scheduled: at(0),
-        dispatched: at(0),
-        sent: at(0),
-        tries: 1,
-        retried: Vec::new(),
-        head: Some(at(1)),
-        first_token: Some(at(2)),
-        first_output_token: Some(at(2)),
-        last_token: Some(at(3)),
-        ended: at(3),
-        gaps: Vec::new(),
-        chunks: 20,
-        queue_wait: None,
-        planned_prompt_tokens: 100,
-        planned_output_tokens: 20,
-        tokens_seen: usage.map_or(0, |usage| usage.completion),
-        usage,
-        ending,
-        request_id: None,
-        lie: None,
+        self.book.add(&Record { tenant, ..complete() });
     }
 }
 
@@ -192,7 +164,7 @@ async fn a_server_that_tells_its_clients_too_little_is_found_out() {
     fixture.complete(1, "key-b");
     fixture.world.serves("key-a", 112, 40, 20);
     let lie = Usage { prompt: 112, cached: 40, completion: 19 };
-    fixture.book.add(&record(0, Some(lie), Ending::Complete));
+    fixture.book.add(&Record { usage: Some(lie), ..complete() });
     let audit = books.close(&fixture.book).await;
     assert_eq!(
         (audit.agrees, disagreeing(&audit)),
@@ -240,7 +212,7 @@ async fn a_llama_server_that_was_started_anew_is_not_compared_and_the_ledger_sti
     fixture.world.change(|state| (state.computed, state.cached, state.generated) = (0, 0, 0));
     let audit = books.close(&fixture.book).await;
     assert!(audit.agrees && audit.lines.iter().all(|line| line.engine.is_none()));
-    let wanted = format!("{} was started anew during the run: its counters fell", fixture.served.url);
+    let wanted = format!("{} was started anew during the run: its counters fell", fixture.stub.url);
     assert_eq!(audit.notes, [format!("not compared: llama-server: {wanted}")]);
 }
 
@@ -283,7 +255,7 @@ async fn a_client_that_left_is_allowed_what_it_could_not_know_and_the_audit_says
     fixture.complete(0, "key-a");
     // The ledger has its prompt, and three tokens more than the client saw.
     fixture.world.serves("key-a", 112, 40, 10);
-    fixture.book.add(&Record { tokens_seen: 7, ..record(0, None, Ending::Left) });
+    fixture.book.add(&Record { tokens_seen: 7, usage: None, ending: Ending::Left, ..complete() });
     let audit = books.close(&fixture.book).await;
     assert!(audit.agrees, "{audit:?}");
     assert!(audit.notes[0].starts_with("1 requests were cut before their end"));

@@ -1,13 +1,8 @@
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context as TaskContext, Poll};
-
-use bytes::Bytes;
-use http_body::{Body, Frame};
 
 use super::*;
-use crate::served::{Asked, Served, serve_bodies};
+use crate::stub::{Asked, Conn, Stub};
+use crate::target::tests::server;
 
 /// A llama-server with one slot.
 #[derive(Clone, Default)]
@@ -31,46 +26,6 @@ struct State {
     has_metrics: bool,
 }
 
-/// A reply: some text, or the events that are left to be sent and then silence. A stream tells when its client leaves.
-enum Reply {
-    Text(Option<String>),
-    Stream(usize, Llama),
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let (rest, llama) = match &mut *self {
-            Self::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text.into())))),
-            Self::Stream(rest, llama) => (rest, llama),
-        };
-        if *rest > 0 {
-            *rest -= 1;
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: {}\n\n")))));
-        }
-        let mut state = llama.0.lock().unwrap();
-        if state.serving && !state.ends {
-            return Poll::Pending;
-        }
-        state.serving = false;
-        Poll::Ready(None)
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        let Self::Stream(_, llama) = self else { return };
-        let mut state = llama.0.lock().unwrap();
-        if state.serving {
-            state.serving = false;
-            state.still_busy = state.notices_after;
-            state.left += 1;
-        }
-    }
-}
-
 fn metrics(busy: bool) -> String {
     let busy = u8::from(busy);
     format!(
@@ -80,36 +35,66 @@ fn metrics(busy: bool) -> String {
 }
 
 impl Llama {
-    fn answer(&self, asked: &Asked) -> (u16, Reply) {
-        let text = |text| Reply::Text(Some(text));
-        let mut state = self.0.lock().unwrap();
-        let busy = state.serving || state.still_busy > 0;
-        match asked.path.as_str() {
-            "/v1/chat/completions" => {
-                state.serving = true;
-                (200, Reply::Stream(state.events, self.clone()))
+    async fn start(state: State) -> (Self, Stub) {
+        let llama = Self(Arc::new(Mutex::new(state)));
+        let served = llama.clone();
+        let stub = Stub::start(move |mut conn| {
+            let llama = served.clone();
+            async move {
+                while let Some(asked) = conn.request().await {
+                    if asked.path() == "/v1/chat/completions" {
+                        return llama.stream(&mut conn).await;
+                    }
+                    let (status, body) = llama.tell(&asked);
+                    conn.whole(status, "", &body).await;
+                }
             }
-            "/slots" if state.has_slots => {
-                state.still_busy = state.still_busy.saturating_sub(1);
-                (200, text(format!("[{{\"is_processing\":{busy}}}]")))
-            }
-            "/metrics" if state.has_metrics => {
-                state.still_busy = state.still_busy.saturating_sub(1);
-                (200, text(metrics(busy)))
-            }
-            _ => (501, text(String::new())),
-        }
+        });
+        (llama, stub.await)
     }
 
-    async fn start(state: State) -> (Self, Served) {
-        let llama = Self(Arc::new(Mutex::new(state)));
-        let answers = llama.clone();
-        (llama, serve_bodies(move |asked| answers.answer(asked)).await)
+    async fn stream(&self, conn: &mut Conn) {
+        let (events, ends) = self.change(|state| {
+            state.serving = true;
+            (state.events, state.ends)
+        });
+        conn.stream().await;
+        for _ in 0..events {
+            conn.chunk("data: {}\n\n").await;
+        }
+        if ends {
+            self.change(|state| state.serving = false);
+            return conn.chunk("").await;
+        }
+        conn.hung_up().await;
+        self.change(|state| {
+            state.serving = false;
+            state.still_busy = state.notices_after;
+            state.left += 1;
+        });
+    }
+
+    /// What it says of its slots.
+    fn tell(&self, asked: &Asked) -> (u16, String) {
+        self.change(|state| {
+            let busy = state.serving || state.still_busy > 0;
+            let (status, body) = match asked.path() {
+                "/slots" if state.has_slots => (200, format!("[{{\"is_processing\":{busy}}}]")),
+                "/metrics" if state.has_metrics => (200, metrics(busy)),
+                _ => return (501, String::new()),
+            };
+            state.still_busy = state.still_busy.saturating_sub(1);
+            (status, body)
+        })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
     }
 }
 
-async fn probe(served: &Served, leaving: Leaving) -> anyhow::Result<Freed> {
-    let server = served.server();
+async fn probe(stub: &Stub, leaving: Leaving) -> anyhow::Result<Freed> {
+    let server = server(stub);
     let probe = Probe { target: &server, upstreams: std::slice::from_ref(&server), model: "tiny", trials: 3 };
     probe.run(leaving).await
 }
@@ -124,52 +109,43 @@ fn assert_noticed_after_100_ms(freed: &Freed, llama: &Llama) {
 #[tokio::test(start_paused = true)]
 async fn the_time_until_the_slot_is_free_is_counted_from_the_leaving() {
     let state = State { notices_after: 50, events: 10, has_slots: true, ..State::default() };
-    let (llama, served) = Llama::start(state).await;
-    assert_noticed_after_100_ms(&probe(&served, Leaving::DuringOutput).await.unwrap(), &llama);
+    let (llama, stub) = Llama::start(state).await;
+    assert_noticed_after_100_ms(&probe(&stub, Leaving::DuringOutput).await.unwrap(), &llama);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_before_the_first_token_leaves_when_the_prompt_is_being_computed() {
     let state = State { notices_after: 50, has_slots: true, ..State::default() };
-    let (llama, served) = Llama::start(state).await;
-    assert_noticed_after_100_ms(&probe(&served, Leaving::BeforeFirstToken).await.unwrap(), &llama);
+    let (llama, stub) = Llama::start(state).await;
+    assert_noticed_after_100_ms(&probe(&stub, Leaving::BeforeFirstToken).await.unwrap(), &llama);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_slots_the_metrics_are_watched() {
     let state = State { notices_after: 50, events: 10, has_metrics: true, ..State::default() };
-    let (llama, served) = Llama::start(state).await;
-    assert_noticed_after_100_ms(&probe(&served, Leaving::DuringOutput).await.unwrap(), &llama);
+    let (llama, stub) = Llama::start(state).await;
+    assert_noticed_after_100_ms(&probe(&stub, Leaving::DuringOutput).await.unwrap(), &llama);
 }
 
 #[tokio::test]
 async fn a_llama_server_that_tells_nothing_is_an_error_with_a_hint() {
-    let (_, served) = Llama::start(State { events: 10, ..State::default() }).await;
-    let error = probe(&served, Leaving::DuringOutput).await.unwrap_err();
+    let (_, stub) = Llama::start(State { events: 10, ..State::default() }).await;
+    let error = probe(&stub, Leaving::DuringOutput).await.unwrap_err();
     assert!(format!("{error:#}").ends_with("hint: start llama-server with --slots or --metrics"), "{error:#}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_llama_server_that_others_use_is_given_up() {
-    let (llama, served) = Llama::start(State { has_slots: true, ..State::default() }).await;
+    let (llama, stub) = Llama::start(State { has_slots: true, ..State::default() }).await;
     llama.0.lock().unwrap().serving = true;
-    let error = probe(&served, Leaving::DuringOutput).await.unwrap_err();
+    let error = probe(&stub, Leaving::DuringOutput).await.unwrap_err();
     assert_eq!(format!("{error:#}"), "before a trial: llama-server was busy for 10 s: others use it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_ends_before_its_client_leaves_is_a_missed_trial() {
     let state = State { events: EVENTS - 1, ends: true, has_slots: true, ..State::default() };
-    let (_, served) = Llama::start(state).await;
-    let freed = probe(&served, Leaving::DuringOutput).await.unwrap();
+    let (_, stub) = Llama::start(state).await;
+    let freed = probe(&stub, Leaving::DuringOutput).await.unwrap();
     assert_eq!((freed.times.count, freed.missed), (0, 3));
-}
-
-#[test]
-fn percentiles_of_a_handful_are_values_that_came() {
-    let times: Vec<_> = [30, 10, 20, 40].map(Duration::from_millis).to_vec();
-    let distribution = distribution(&times);
-    let few = [distribution.min, distribution.p50, distribution.p90, distribution.max, distribution.mean];
-    assert_eq!(few, [10.0, 20.0, 40.0, 40.0, 25.0]);
-    assert_eq!(super::distribution(&[]).count, 0);
 }

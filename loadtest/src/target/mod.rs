@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::plain::Client;
+use crate::client::{Client, ClientError, Options};
 use crate::report;
 
 /// Between two questions to a server that is loading its model.
@@ -36,6 +36,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// The server at `url`, to be asked with `key`.
+    ///
+    /// # Errors
+    /// There is no client for such a URL.
+    pub fn new(url: &str, key: Option<String>, options: &Options) -> Result<Self, ClientError> {
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), client: Client::new(url, options)?, key })
+    }
+
     /// The same server, asked with another key.
     pub fn with_key(&self, key: Option<String>) -> Self {
         Self { key, ..self.clone() }
@@ -265,4 +273,4 @@ impl Properties {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
