@@ -2,7 +2,11 @@
 //! each calls only those below it:
 //!
 //! - `cli`: arguments in, exit code out
+//! - `beside`: the same workload directly, through nginx and through the gateway
 //! - `workload`: the file that says what is sent, read and checked
+//! - `target`: the server before a run: reachable, keys, slots, words of one token
+//! - `books`: tokens as clients, ledger and llama-server counted them
+//! - `cancel`: how soon a client's leaving frees its slot
 //! - `drive`: sends what is planned, and makes a record of each request
 //! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
@@ -17,6 +21,9 @@
 //!
 //! `sim` stands alone: a simulated llama-server.
 
+pub mod beside;
+pub mod books;
+pub mod cancel;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -31,5 +38,6 @@ pub mod show;
 pub mod sim;
 #[cfg(test)]
 mod stub;
+pub mod target;
 pub mod verdict;
 pub mod workload;
