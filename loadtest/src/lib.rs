@@ -7,16 +7,29 @@
 //! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
+//! - `measure`: records folded into what the report says
+//! - `search`: runs at several loads, and the highest that meets the objectives
+//! - `compare`: two reports of the same workload, and whether they differ by more than chance
+//! - `verdict`: whether it met its objectives; JUnit XML
 //! - `report`: what is said of a run
+//! - `show`: the report for people
 //! - `clock`: moments of a run
+//!
+//! `sim` stands alone: a simulated llama-server.
 
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod drive;
+pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod search;
+pub mod show;
+pub mod sim;
 #[cfg(test)]
 mod stub;
+pub mod verdict;
 pub mod workload;
