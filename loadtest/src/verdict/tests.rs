@@ -134,15 +134,16 @@ fn a_harness_that_was_too_slow_makes_no_measurement_and_says_what_to_do() {
 #[test]
 fn a_server_that_lies_and_a_run_that_is_broken_off_are_no_measurement() {
     let doubts = Doubts {
-        lies: 3,
-        examples: vec!["r1: 40 tokens seen, 4 counted".to_owned()],
+        lies: [("fewer tokens counted than seen".to_owned(), 2), ("no usage".to_owned(), 1)].into(),
         broken_off: Some("interrupted after 12 s".to_owned()),
     };
     let verdict = judge(&sample::report(), &doubts);
     assert_eq!(verdict.exit_code(), 2);
     assert_eq!(verdict.invalid[0], "the run was broken off: interrupted after 12 s");
+    let lies = &verdict.invalid[1];
     assert!(
-        verdict.invalid[1].contains("in 3 requests") && verdict.invalid[1].ends_with("r1: 40 tokens seen, 4 counted")
+        lies.contains("in 3 requests") && lies.ends_with("fewer tokens counted than seen (2); no usage (1)"),
+        "{lies}"
     );
 }
 
