@@ -3,6 +3,8 @@
 //!
 //! - `cli`: arguments in, exit code out
 //! - `workload`: the file that says what is sent, read and checked
+//! - `drive`: sends what is planned, and makes a record of each request
+//! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `search`: runs at several loads, and the highest that meets the objectives
@@ -10,15 +12,22 @@
 //! - `verdict`: whether it met its objectives; JUnit XML
 //! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
+//! - `show`: the report for people
 //! - `clock`: moments of a run
 
 pub mod cli;
+pub mod client;
 pub mod clock;
+#[cfg(test)]
+mod stub;
 pub mod compare;
+pub mod drive;
 pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;
 pub mod search;
+pub mod show;
+pub mod sim;
 pub mod verdict;
 pub mod workload;

@@ -7,8 +7,8 @@ use super::series::{Merge, Series};
 use crate::record::{Ending, Record};
 use crate::report;
 
-/// The most blocks; a run that lasts has half as many at least. Enough to resample, and long enough in a run of a minute
-/// for requests of different blocks to be nearly independent.
+/// The most blocks; a run has half as many at least. Enough to resample, and in a run of a minute long enough for requests
+/// of different blocks to be nearly independent.
 const BLOCKS: usize = 64;
 /// Microseconds of a block at first.
 const WIDTH: u64 = 1000;
@@ -37,7 +37,7 @@ impl Merge for Block {
         self.good += later.good;
         self.left += later.left;
         self.failed += later.failed;
-        self.completion_tokens += later.completion_tokens;
+        self.completion_tokens = self.completion_tokens.saturating_add(later.completion_tokens);
         for (own, later) in self.measures.iter_mut().zip(later.measures) {
             match (own.as_mut(), later) {
                 (Some(own), Some(later)) => own.merge(&later),
@@ -64,10 +64,17 @@ impl Blocks {
             Ending::Left => block.left += 1,
             _ => block.failed += 1,
         }
-        block.completion_tokens += record.tokens_seen;
+        block.completion_tokens = block.completion_tokens.saturating_add(record.tokens_seen);
         for (measure, histogram) in MEASURES.iter().zip(&mut block.measures) {
             measure.each_value(record, |value| histogram.get_or_insert_with(Histogram::coarse).record(value));
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let blocks = self.blocks.cells();
+        let histograms = blocks.iter().flat_map(|block| block.measures.iter().flatten());
+        size_of_val(blocks) + histograms.map(Histogram::bytes).sum::<usize>()
     }
 
     /// As they stand in the report.

@@ -1,16 +1,16 @@
 //! How the tenants shared the slots, in the units of the gateway's scheduler (docs/scheduling.md): a request costs its
 //! computed prompt tokens, its cached ones at a fraction, and its output tokens at the price of `output_cost` each.
 //!
-//! Service is counted in buckets of time: a prompt when it has been computed, output tokens when they come. A tenant has
-//! requests waiting in a bucket if one of them waited throughout it. What buckets cannot show is left out: where one
-//! waiting request takes turns with the next, the time in which both tenants waited counts as two times.
+//! Service is counted in buckets of time: prompt tokens when they are computed, output tokens when they come. A tenant
+//! has requests waiting in a bucket if one of them waited throughout it. Where the only request that waits is followed
+//! by another within a bucket, the time in which its tenant waited counts as two times.
 //!
 //! Everything is kept in whole numbers and priced at the end, when the price of an output token is known.
 
 use std::collections::BTreeMap;
 
 use super::histogram::micros;
-use super::service::{each_token, prompt_done, waited};
+use super::service::{each_output_token, each_prompt_token, prompt_done, waited};
 use crate::record::Record;
 use crate::report::{self, Distribution, Gap, Service, Victim};
 use crate::workload::Workload;
@@ -95,18 +95,17 @@ impl Fairness {
         let Some(tenant) = self.tenants.get_mut(record.tenant) else { return };
         let tokens = Tokens::of(record);
         self.timings.add(record, tokens);
-        tenant
-            .largest
-            .add(tokens.computed as f64 + self.settings.cached_cost * tokens.cached as f64, tokens.output as f64);
+        let prompt_cost = tokens.computed as f64 + self.settings.cached_cost * tokens.cached as f64;
+        tenant.largest.add(prompt_cost, tokens.output as f64);
         let width = self.width;
         // What comes after the end of the run counts in its last bucket.
         let index = |micros: u64| ((micros / width) as usize).min(BUCKETS - 1);
+        let buckets = &mut tenant.buckets;
+        each_prompt_token(record, tokens.computed, |moment, some| add(&mut buckets[index(moment)].computed, some));
         if let Some(done) = prompt_done(record) {
-            let bucket = &mut tenant.buckets[index(micros(done))];
-            add(&mut bucket.computed, tokens.computed);
-            add(&mut bucket.cached, tokens.cached);
+            add(&mut buckets[index(micros(done))].cached, tokens.cached);
         }
-        each_token(record, |moment, tokens| add(&mut tenant.buckets[index(moment)].output, tokens));
+        each_output_token(record, |moment, some| add(&mut buckets[index(moment)].output, some));
         if let Some((begin, end)) = waited(record) {
             let (begin, end) = (micros(begin).div_ceil(width), index(micros(end)));
             if let Some(bucket) = tenant.buckets[..end].get_mut(begin as usize) {
@@ -132,8 +131,8 @@ impl Fairness {
         let (output_cost, source) = self.output_cost();
         let cached_cost = self.settings.cached_cost;
         format!(
-            "computed prompt tokens + {cached_cost} * cached prompt tokens + {output_cost:.2} * output tokens; the price of \
-             an output token is {source}"
+            "computed prompt tokens + {cached_cost} * cached prompt tokens + {output_cost:.2} * output tokens; the \
+             price of an output token is {source}"
         )
     }
 
@@ -223,7 +222,7 @@ impl Fairness {
 }
 
 /// A tenant's buckets after the warm-up, priced.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) service: Vec<f64>,
     pub(super) waited: Vec<bool>,
@@ -245,7 +244,7 @@ pub(super) fn jain(shares: &[f64]) -> Option<f64> {
 }
 
 /// The largest gap of weighted service over any time in which both waited, and in how many buckets they did. The gap of
-/// an interval is the difference of the lead at its end and at its beginning, so the largest one is the range of the lead.
+/// an interval is the lead at its end less that at its beginning, so the largest one is the range of the lead.
 pub(super) fn largest_gap(one: &History, other: &History, weights: (f64, f64)) -> (f64, u64) {
     let (mut largest, mut buckets) = (0.0_f64, 0);
     let (mut lead, mut least, mut most) = (0.0_f64, 0.0_f64, 0.0_f64);
@@ -285,10 +284,11 @@ impl Tokens {
 impl Timings {
     fn add(&mut self, record: &Record, tokens: Tokens) {
         if let (Some(prefill), Some(decode), Some(_)) = (record.prefill, record.decode, record.usage) {
-            self.prefill_micros += micros(prefill);
-            self.prefill_tokens += tokens.computed;
-            self.decode_micros += micros(decode);
-            self.decode_tokens += tokens.output;
+            let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+            add(&mut self.prefill_micros, micros(prefill));
+            add(&mut self.prefill_tokens, tokens.computed);
+            add(&mut self.decode_micros, micros(decode));
+            add(&mut self.decode_tokens, tokens.output);
         }
     }
 

@@ -40,13 +40,13 @@ pub const MEASURES: [Measure; 14] = [
     Measure {
         key: "ttft_scheduled",
         title: "Time to first token, from the scheduled moment",
-        formula: "first event with generated content (reasoning and tool calls included) - scheduled moment; streamed replies",
+        formula: "first event with generated content (reasoning, tool calls included) - scheduled moment; streamed replies",
         values: Values::One(ttft_scheduled),
     },
     Measure {
         key: "ttft",
         title: "Time to first token",
-        formula: "first event with generated content (reasoning and tool calls included) - sending; streamed replies",
+        formula: "first event with generated content (reasoning, tool calls included) - sending; streamed replies",
         values: Values::One(ttft),
     },
     Measure {
@@ -70,7 +70,8 @@ pub const MEASURES: [Measure; 14] = [
     Measure {
         key: "tpot",
         title: "Time per output token, without the first",
-        formula: "(last event with content - first event with content) / (output tokens - 1); complete streamed replies of 2 tokens or more",
+        formula: "(last event with content - first event with content) / (output tokens - 1); complete streamed replies of at \
+                  least 2 tokens",
         values: Values::One(tpot),
     },
     Measure {
@@ -128,22 +129,22 @@ const OTHERS: [(&str, &str, &str); 5] = [
     (
         "attainment",
         "Attainment",
-        "good requests / (scheduled requests - those whose client left on purpose); a request is good if it is complete and \
-         within each bound that can be measured on it; refusals, errors and timeouts are misses",
+        "good requests / (scheduled requests - those whose client left on purpose); a request is good if it is complete \
+         and within each bound that can be measured on it; refusals, errors and timeouts are misses",
     ),
     ("goodput", "Goodput", "good requests / measured seconds"),
     ("offered", "Offered load", "scheduled requests / seconds in which requests were scheduled, without the warm-up"),
     (
         "jain_index",
         "Jain's index",
-        "(sum of x)^2 / (n * sum of x^2), x = service / weight of each of the n tenants of a class while all of them had \
-         requests waiting; of several classes the lowest",
+        "(sum of x)^2 / (n * sum of x^2), x = service / weight of each of the n tenants of a class while all of them \
+         had requests waiting; of several classes the lowest",
     ),
     (
         "service_gap",
         "Largest service gap",
-        "the largest |W1/w1 - W2/w2| over any time in which both tenants had requests waiting, W being the service in that \
-         time and w the weight; bound: (slots + 1) * (c1/w1 + c2/w2), c being the tenant's largest request",
+        "the largest |W1/w1 - W2/w2| over any time in which both tenants had requests waiting, W being the service in \
+         that time and w the weight; bound: (slots + 1) * (c1/w1 + c2/w2), c being the tenant's largest request",
     ),
 ];
 

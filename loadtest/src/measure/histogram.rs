@@ -105,8 +105,8 @@ impl Histogram {
         micros.clamp(self.least, self.most) as f64 / 1000.0
     }
 
-    /// Memory of its counts: 8 bytes for each value that can be told apart, up to the largest that came. At most 219 KiB
-    /// with three digits, 31 KiB with two.
+    /// Its memory: 8 bytes for each value that can be told apart, up to the largest that came. At most 225 KiB with three
+    /// digits, 32 KiB with two.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.counts.distinct_values() * size_of::<u64>() + size_of::<Self>()
@@ -131,8 +131,8 @@ impl From<&Distribution> for Histogram {
     }
 }
 
-/// The value that a part of all values, 0 to 1, does not exceed, of ascending pairs of value and count. The same rule as
-/// `Histogram::quantile`. None if there are no values.
+/// The value that a part of all values, 0 to 1, does not exceed, of ascending pairs of value and count. The rule is that
+/// of `Histogram::quantile`. None if there are no values.
 pub fn quantile_of_pairs(pairs: &[(f64, u64)], part: f64) -> Option<f64> {
     let count: u64 = pairs.iter().map(|(_, count)| count).sum();
     let wanted = ((part.min(1.0) * count as f64).ceil() as u64).max(1);

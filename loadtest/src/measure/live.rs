@@ -70,7 +70,7 @@ impl Live {
                 self.errors.count(failure.label(), 1);
             }
         }
-        self.counts.completion_tokens += record.tokens_seen;
+        self.counts.completion_tokens = self.counts.completion_tokens.saturating_add(record.tokens_seen);
         if let Some(ttft) = formula::ttft_scheduled(record) {
             self.ttft.record(ttft);
         }

@@ -1,5 +1,6 @@
 //! Records folded into what the report says. Takes each `Record` once, in any order; keeps sums, histograms and buckets
-//! of time, and no record: memory is bounded whatever the number of requests (`MEMORY`).
+//! of time, and no record. So memory does not grow with the number of requests: it is below 40 MiB and 4 MiB for each
+//! tenant, and half of that where latencies stay below a minute.
 //!
 //! - `formula`: what each measure is; the one place that defines them
 //! - `histogram`: distributions that lose no value
@@ -141,6 +142,13 @@ impl Measures {
             fairness: self.fairness.report(),
             lies: self.lies.0.clone(),
         }
+    }
+
+    /// The memory that grows with what is added.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        let tenants: usize = self.tenants.iter().map(|tenant| tenant.summary.bytes()).sum();
+        tenants + self.timeline.bytes() + self.blocks.bytes() + self.fairness.bytes()
     }
 
     fn formulas(&self) -> BTreeMap<String, Formula> {

@@ -1,6 +1,6 @@
 //! Values over time in a bounded number of cells: when a run goes on for longer than they cover, neighbours are merged
-//! and each cell covers twice the time. So a run of unknown length gets cells that fit it, and the result does not depend
-//! on the order in which moments come.
+//! and each cell covers twice the time. So a run of unknown length gets cells that fit it, and the result does not
+//! depend on the order in which moments come.
 
 /// What can be added up over time.
 pub(super) trait Merge: Default {
@@ -33,7 +33,7 @@ impl<T: Merge> Series<T> {
         &mut self.cells[index]
     }
 
-    /// Calls `each` with every cell that the time from `begin` to `end` touches, and the microseconds that it has in it.
+    /// Calls `each` with every cell that the time from `begin` to `end` touches, and its microseconds in that cell.
     pub(super) fn spread(&mut self, begin: u64, end: u64, mut each: impl FnMut(&mut T, u64)) {
         if begin >= end {
             return;

@@ -21,7 +21,10 @@ pub struct Summary {
     completed: u64,
     left: u64,
     good: u64,
+    /// Those with names of ours, of which there are few.
     endings: Labels,
+    /// Those with names that the server makes.
+    refusals: Labels,
     retried: Labels,
     tokens: Tokens,
     /// In the order of `MEASURES`.
@@ -36,6 +39,7 @@ impl Default for Summary {
             left: 0,
             good: 0,
             endings: Labels::default(),
+            refusals: Labels::default(),
             retried: Labels::default(),
             tokens: Tokens::default(),
             measures: vec![Histogram::fine(); MEASURES.len()],
@@ -50,14 +54,17 @@ impl Summary {
         self.completed += u64::from(record.ending == Ending::Complete);
         self.left += u64::from(record.ending == Ending::Left);
         self.good += u64::from(good);
-        self.endings.count(record.ending.label(), 1);
+        let endings = match record.ending {
+            Ending::Refused(_) | Ending::ErrorEvent(_) => &mut self.refusals,
+            _ => &mut self.endings,
+        };
+        endings.count(record.ending.label(), 1);
         for refusal in &record.retried {
             self.retried.count(status_label(refusal), 1);
         }
         let usage = record.usage.unwrap_or_default();
-        self.tokens.prompt += usage.prompt;
-        self.tokens.cached += usage.cached;
-        self.tokens.completion += record.tokens_seen;
+        let tokens = Tokens { prompt: usage.prompt, cached: usage.cached, completion: record.tokens_seen };
+        self.tokens = plus(self.tokens, tokens);
         for (measure, histogram) in MEASURES.iter().zip(&mut self.measures) {
             measure.each_value(record, |value| histogram.record(value));
         }
@@ -70,24 +77,23 @@ impl Summary {
         self.left += other.left;
         self.good += other.good;
         self.endings.merge(&other.endings);
+        self.refusals.merge(&other.refusals);
         self.retried.merge(&other.retried);
-        self.tokens.prompt += other.tokens.prompt;
-        self.tokens.cached += other.tokens.cached;
-        self.tokens.completion += other.tokens.completion;
+        self.tokens = plus(self.tokens, other.tokens);
         for (own, other) in self.measures.iter_mut().zip(&other.measures) {
             own.merge(other);
         }
     }
 
-    /// As it stands in the report; `scheduling` is how long requests were scheduled, `measured` how long they took, both
-    /// in seconds from the end of the warm-up. Measures without a value are left out.
+    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were over,
+    /// both in seconds from the end of the warm-up. Measures without a value are left out.
     pub fn report(&self, scheduling: f64, measured: f64) -> report::Summary {
         let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let stayed = self.scheduled - self.left;
         let named = MEASURES.iter().zip(&self.measures).filter(|(_, histogram)| histogram.count() > 0);
         report::Summary {
             scheduled: self.scheduled,
-            endings: self.endings.0.clone(),
+            endings: self.endings.0.clone().into_iter().chain(self.refusals.0.clone()).collect(),
             retried: self.retried.0.clone(),
             tokens: self.tokens,
             rates: Rates {
@@ -124,6 +130,15 @@ pub fn is_good(record: &Record, slo: &RequestSlo) -> bool {
         && within(formula::e2e_scheduled, slo.e2e_scheduled)
 }
 
+/// A server may claim any number: sums stop at the largest one.
+fn plus(one: Tokens, other: Tokens) -> Tokens {
+    Tokens {
+        prompt: one.prompt.saturating_add(other.prompt),
+        cached: one.cached.saturating_add(other.cached),
+        completion: one.completion.saturating_add(other.completion),
+    }
+}
+
 fn status_label(refusal: &Refusal) -> String {
     Ending::Refused(refusal.clone()).label()
 }
@@ -134,7 +149,8 @@ pub(super) struct Labels(pub(super) BTreeMap<String, u64>);
 
 impl Labels {
     pub(super) fn count(&mut self, label: String, times: u64) {
-        let known = self.0.len() < MOST_LABELS || self.0.contains_key(&label);
+        let named = self.0.len() - usize::from(self.0.contains_key(OTHER));
+        let known = named < MOST_LABELS || self.0.contains_key(&label);
         *self.0.entry(if known { label } else { OTHER.to_owned() }).or_default() += times;
     }
 

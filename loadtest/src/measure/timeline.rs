@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::formula;
 use super::histogram::{Histogram, micros};
 use super::series::{Merge, Series};
-use super::service::each_token;
+use super::service::each_output_token;
 use crate::record::{Ending, Record};
 use crate::report;
 
@@ -70,10 +70,17 @@ impl Timeline {
         self.slices.spread(sent, ended, |slice, micros| slice.in_flight += micros);
         let first_token = record.first_token.map_or(ended, micros);
         self.slices.spread(sent, first_token, |slice, micros| slice.waiting += micros);
-        each_token(record, |moment, tokens| self.slices.at(moment).completion_tokens += tokens);
+        each_output_token(record, |moment, tokens| self.slices.at(moment).completion_tokens += tokens);
         if let Some(ttft) = formula::ttft_scheduled(record) {
             self.slices.at(first_token).ttft_scheduled.get_or_insert_with(Histogram::coarse).record(ttft);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let slices = self.slices.cells();
+        size_of_val(slices)
+            + slices.iter().filter_map(|slice| Some(slice.ttft_scheduled.as_ref()?.bytes())).sum::<usize>()
     }
 
     /// As it stands in the report.

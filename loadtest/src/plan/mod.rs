@@ -4,7 +4,60 @@
 //! for any number, that session. A session is a pure function of seed, tenant and number, so it does not matter in which
 //! order sessions are sent.
 
+mod arrivals;
+mod draw;
+mod seeds;
+mod session;
+#[cfg(test)]
+mod tests;
+mod text;
+mod trace;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use arrivals::Arrivals;
+pub use session::TenantPlan;
+pub use text::Vocabulary;
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The workload has no such tenant.
+    #[error("there is no tenant `{0}`\nhint: the workload's file names them as [tenants.NAME]")]
+    NoTenant(String),
+    /// A file of lengths or a trace cannot be read.
+    #[error("{file}: {error}\nhint: a relative path begins where the workload file is")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: String,
+    },
+    /// A line in it makes no sense.
+    #[error("{file}:{line}: {what}\nhint: docs/workloads.md shows what such a file holds")]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Parameters of a distribution that no checked workload has.
+    #[error("a distribution cannot be drawn from: {0}\nhint: check the workload before it is planned")]
+    Distribution(String),
+}
+
+impl PlanError {
+    fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Self {
+        Self::Unreadable { file: file.to_owned(), error: error.to_string() }
+    }
+
+    fn line(file: &Path, line: usize, what: String) -> Self {
+        Self::Line { file: file.to_owned(), line, what }
+    }
+}
 
 /// One conversation of a tenant, before it is sent.
 #[derive(Clone, Debug, PartialEq)]

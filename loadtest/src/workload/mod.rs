@@ -1,11 +1,21 @@
 //! What is to be sent: the workload file's meaning as types.
 //!
-//! `load.rs` reads and checks a file; `shipped.rs` holds those that come with the program; `docs/workloads.md` explains
-//! every key with its default.
+//! `load.rs` reads a file and `check.rs` checks it; `flags.rs` does without one; `shipped.rs` holds those that come with
+//! the program. `docs/workloads.md` explains every key with its default.
 
+mod api_key;
+mod arrival;
+mod check;
 mod duration;
+mod flags;
 mod length;
+mod load;
+mod parts;
+mod place;
+mod shipped;
 mod slo;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,8 +23,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use length::{Distribution as LengthDistribution, Length};
-pub use slo::{Objectives, RequestSlo, Slo};
+pub use api_key::KeyError;
+pub use arrival::{Arrival, TraceFormat};
+pub(crate) use check::{MOST_TOKENS, MOST_TURNS};
+pub use flags::WorkloadFlags;
+pub use length::{Distribution, Length};
+pub use load::{WorkloadError, load, load_slo};
+pub use shipped::shipped;
+pub use slo::{MEASURES, Objectives, RequestSlo, STATISTICS, Slo};
 
 /// A whole workload.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -135,7 +151,7 @@ impl Default for Tenant {
             model: None,
             weight: 1.0,
             class: "standard".to_owned(),
-            arrival: Arrival::Closed { users: 1, think_time: Length::Fixed(0.0) },
+            arrival: Arrival::Closed { users: 1, think_time: Length::zero() },
             prompt_tokens: Length::Fixed(128.0),
             output_tokens: Length::Fixed(64.0),
             fill_output: true,
@@ -172,91 +188,6 @@ pub enum Surface {
     Embeddings,
     /// `/v1/rerank`
     Rerank,
-}
-
-/// When sessions begin. Rates are sessions a second, which are requests a second where sessions have one turn.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Arrival {
-    /// So many users, each of whom begins a session when the last one is over and `think_time` (seconds) has passed.
-    Closed {
-        /// How many.
-        users: u32,
-        /// Seconds between two sessions of a user.
-        #[serde(default = "Length::zero")]
-        think_time: Length,
-    },
-    /// One every 1/`rate` seconds.
-    Constant {
-        /// Sessions a second.
-        rate: f64,
-    },
-    /// Independent of each other.
-    Poisson {
-        /// Sessions a second.
-        rate: f64,
-    },
-    /// Gaps drawn from a gamma distribution: `shape` below 1 comes in clusters, 1 is Poisson, above 1 is more even.
-    Gamma {
-        /// Sessions a second.
-        rate: f64,
-        /// The shape of the distribution (vLLM's `burstiness`, the inverse of the squared coefficient of variation).
-        shape: f64,
-    },
-    /// Poisson for `on`, then silence for `off`, again and again.
-    Bursts {
-        /// Sessions a second while it is on.
-        rate: f64,
-        /// How long it is on.
-        #[serde(with = "duration")]
-        on: Duration,
-        /// How long it is off.
-        #[serde(with = "duration")]
-        off: Duration,
-    },
-    /// Poisson with a rate that goes in a line from `from` to `to` over the workload's duration.
-    Ramp {
-        /// Sessions a second at the beginning.
-        from: f64,
-        /// Sessions a second at the end.
-        to: f64,
-    },
-    /// Poisson with one rate after the other, the last one to the end.
-    Steps {
-        /// Sessions a second, one a step.
-        rates: Vec<f64>,
-        /// How long a step takes.
-        #[serde(with = "duration")]
-        every: Duration,
-    },
-    /// As recorded: moments and lengths are those of a trace, one row a request.
-    Trace {
-        /// The trace, beside the workload file if the path is relative.
-        file: PathBuf,
-        /// What is in it.
-        format: TraceFormat,
-        /// 2 plays it in half the time.
-        #[serde(default = "one")]
-        speed: f64,
-    },
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// The traces that can be replayed.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum TraceFormat {
-    /// JSON lines of ours: `{"at": seconds, "prompt_tokens": n, "output_tokens": n}`.
-    Jsonl,
-    /// Mooncake's JSON lines: `timestamp` in ms, `input_length`, `output_length`, `hash_ids`.
-    Mooncake,
-    /// Azure's LLM inference traces: CSV with `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
-    Azure,
-    /// BurstGPT: CSV with `Timestamp` in seconds, `Request tokens`, `Response tokens`.
-    BurstGpt,
 }
 
 /// Clients who leave early: by a deadline of their own, or after so many events, whichever comes first.

@@ -1,8 +1,32 @@
 //! What must hold: of a single request (it is good or it is not), and of the whole run (it passes or it does not).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::duration;
+
+/// The measures of a request that an objective can bound. What each means is in the report beside its numbers.
+pub const MEASURES: [&str; 14] = [
+    "ttft",
+    "ttft_scheduled",
+    "ttfot",
+    "ttfot_scheduled",
+    "itl",
+    "tpot",
+    "ntpot",
+    "e2e",
+    "e2e_scheduled",
+    "queue_wait",
+    "head",
+    "pool_wait",
+    "dispatch_lag",
+    "largest_gap",
+];
+
+/// What of a measure's distribution an objective can bound.
+pub const STATISTICS: [&str; 8] = ["min", "mean", "p50", "p90", "p95", "p99", "p999", "max"];
 
 /// A service level objective. May be a file of its own (`--slo`).
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -20,20 +44,20 @@ pub struct Slo {
 #[serde(default, deny_unknown_fields)]
 pub struct RequestSlo {
     /// Time to first token from the scheduled moment.
-    #[serde(with = "humantime_option")]
-    pub ttft_scheduled: Option<std::time::Duration>,
+    #[serde(with = "duration::option")]
+    pub ttft_scheduled: Option<Duration>,
     /// Time to first token from the sending.
-    #[serde(with = "humantime_option")]
-    pub ttft: Option<std::time::Duration>,
+    #[serde(with = "duration::option")]
+    pub ttft: Option<Duration>,
     /// Time per output token without the first.
-    #[serde(with = "humantime_option")]
-    pub tpot: Option<std::time::Duration>,
+    #[serde(with = "duration::option")]
+    pub tpot: Option<Duration>,
     /// The largest gap between two events with content.
-    #[serde(with = "humantime_option")]
-    pub largest_gap: Option<std::time::Duration>,
+    #[serde(with = "duration::option")]
+    pub largest_gap: Option<Duration>,
     /// End to end from the scheduled moment.
-    #[serde(with = "humantime_option")]
-    pub e2e_scheduled: Option<std::time::Duration>,
+    #[serde(with = "duration::option")]
+    pub e2e_scheduled: Option<Duration>,
 }
 
 /// Objectives of the run. What is not given is not looked at.
@@ -55,25 +79,4 @@ pub struct Objectives {
     /// `true`: the books must be read and agree. `false`: whether they do does not matter. Not given: they must agree if
     /// they were read.
     pub audit: Option<bool>,
-}
-
-mod humantime_option {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(duration) => serializer.collect_str(&humantime::format_duration(*duration)),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        let parse = |text: String| {
-            humantime::parse_duration(&text).map_err(|error| serde::de::Error::custom(format!("\"{text}\": {error}")))
-        };
-        text.map(parse).transpose()
-    }
 }
