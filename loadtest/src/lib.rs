@@ -14,12 +14,12 @@
 //! - `report`: what is said of a run
 //! - `show`: the report for people
 //! - `clock`: moments of a run
+//!
+//! `sim` stands alone: a simulated llama-server.
 
 pub mod cli;
 pub mod client;
 pub mod clock;
-#[cfg(test)]
-mod stub;
 pub mod compare;
 pub mod drive;
 pub mod measure;
@@ -29,5 +29,7 @@ pub mod report;
 pub mod search;
 pub mod show;
 pub mod sim;
+#[cfg(test)]
+mod stub;
 pub mod verdict;
 pub mod workload;

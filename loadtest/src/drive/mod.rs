@@ -227,7 +227,7 @@ impl Run {
         };
         let Some(place) = place else {
             self.live.failed.fetch_add(1, Relaxed);
-            self.keep(due.record(self.clock.now())).await;
+            self.keep(due.record(false, self.clock.now())).await;
             return Turned::Abandoned;
         };
         Turned::Now(place)

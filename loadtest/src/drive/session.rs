@@ -26,11 +26,12 @@ pub(super) struct Due {
 
 impl Due {
     /// Its record before anything has happened.
-    pub(super) fn record(&self, now: Duration) -> Record {
+    pub(super) fn record(&self, streamed: bool, now: Duration) -> Record {
         Record {
             tenant: self.tenant,
             session: self.session,
             turn: self.turn,
+            streamed,
             scheduled: self.scheduled,
             dispatched: now,
             sent: now,
@@ -44,6 +45,8 @@ impl Due {
             gaps: Vec::new(),
             chunks: 0,
             queue_wait: None,
+            prefill: None,
+            decode: None,
             planned_prompt_tokens: 0,
             planned_output_tokens: 0,
             usage: None,
@@ -107,7 +110,7 @@ async fn request(run: &Run, lane: &Lane, talk: &mut Talk<'_>, turn: &Turn, due: 
         retries: lane.retries,
         seed: lane.seed ^ due.session,
         reading: Reading::new(lane.surface, has_next),
-        record: due.record(run.clock.now()),
+        record: due.record(turn.streamed, run.clock.now()),
     };
     let sending = async {
         // Closing is not an end that this semaphore meets.
@@ -131,6 +134,7 @@ async fn request(run: &Run, lane: &Lane, talk: &mut Talk<'_>, turn: &Turn, due: 
     let Exchange { mut record, reading, .. } = exchange;
     record.ended = run.clock.now();
     record.usage = reading.usage();
+    (record.prefill, record.decode) = reading.durations();
     record.tokens_seen = reading.tokens_seen(record.chunks);
     record.planned_prompt_tokens = talk.tokens;
     record.planned_output_tokens = turn.output_tokens;

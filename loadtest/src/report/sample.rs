@@ -161,7 +161,7 @@ pub(crate) fn workload() -> Workload {
         largest_gap: Some(Duration::from_millis(500)),
         e2e_scheduled: Some(Duration::from_secs(30)),
     };
-    let lognormal = workload::LengthDistribution::Lognormal { median: 400.0, sigma: 0.8, min: 1.0, max: f64::INFINITY };
+    let lognormal = workload::Distribution::Lognormal { median: 400.0, sigma: 0.8, min: 1.0, max: None };
     let chat = Tenant {
         key_file: Some("keys/chat".into()),
         key_variable: Some("CHAT_KEY".to_owned()),

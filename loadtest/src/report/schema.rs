@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::sweep::{Finding, Limit, Point, Sweep};
 use super::*;
-use crate::workload::{Arrival, Length, LengthDistribution, TraceFormat};
+use crate::workload::{self, Arrival, Length, TraceFormat};
 
 const SCHEMA: &str = include_str!("../../../docs/loadtest-report.schema.json");
 
@@ -178,10 +178,14 @@ fn report_of_all_kinds() -> Report {
         Arrival::Trace { file: "trace.csv".into(), format: TraceFormat::BurstGpt, speed: 2.0 },
     ];
     let lengths = [
-        LengthDistribution::Uniform { min: 1.0, max: 9.0 },
-        LengthDistribution::Normal { mean: 5.0, deviation: 1.0, min: 1.0, max: 9.0 },
-        LengthDistribution::Lognormal { median: 5.0, sigma: 1.0, min: 1.0, max: 9.0 },
-        LengthDistribution::Empirical { values: vec![1.0, 2.0], weights: vec![3.0, 4.0], file: Some("lengths".into()) },
+        workload::Distribution::Uniform { min: 1.0, max: 9.0 },
+        workload::Distribution::Normal { mean: 5.0, deviation: 1.0, min: 1.0, max: Some(9.0) },
+        workload::Distribution::Lognormal { median: 5.0, sigma: 1.0, min: 1.0, max: Some(9.0) },
+        workload::Distribution::Empirical {
+            values: vec![1.0, 2.0],
+            weights: vec![3.0, 4.0],
+            file: Some("lengths".into()),
+        },
     ];
     for (index, arrival) in arrivals.into_iter().enumerate() {
         let prompt_tokens = Length::Drawn(lengths[index % lengths.len()].clone());

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, LogNormal};
 
 use super::number::{milliseconds, percent};
-use crate::report::sweep::{Limit, Point, Sweep};
+use crate::report::sweep::{Finding, Limit, Point, Sweep};
 use crate::report::*;
 use crate::workload::{Tenant, Workload};
 
@@ -327,9 +327,9 @@ pub(super) fn sweep() -> Sweep {
             completion_tokens: offered.min(5.6) * 110.0,
             attainment,
             attainment_interval: ((attainment - 0.04).max(0.0), (attainment + 0.03).min(1.0)),
-            ttft_scheduled_p50: 320.0 * (1.0 + load * 0.2) * (1.0 + over * 9.0),
-            ttft_scheduled_p95: 810.0 * (1.0 + load * 0.3) * (1.0 + over * 16.0),
-            tpot_p50: 30.0 + 6.0 * load.min(2.4),
+            ttft_scheduled_p50: Some(320.0 * (1.0 + load * 0.2) * (1.0 + over * 9.0)),
+            ttft_scheduled_p95: Some(810.0 * (1.0 + load * 0.3) * (1.0 + over * 16.0)),
+            tpot_p50: Some(30.0 + 6.0 * load.min(2.4)),
             met: attainment >= 0.95,
             invalid: Vec::new(),
         }
@@ -341,6 +341,8 @@ pub(super) fn sweep() -> Sweep {
         workload: workload(),
         target: target(),
         points: [0.5, 1.0, 2.0, 4.0, 3.0, 2.5, 2.2].map(point).to_vec(),
+        finding: Finding::Limit,
+        notes: Vec::new(),
         limit: Some(Limit {
             load: 2.0,
             offered: 4.8,

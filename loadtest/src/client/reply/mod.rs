@@ -8,6 +8,8 @@ pub mod lie;
 mod tests;
 mod wire;
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::client::events::Event;
@@ -88,6 +90,12 @@ impl Reading {
     /// What the server said of its tokens.
     pub fn usage(&self) -> Option<Usage> {
         self.claim.usage()
+    }
+
+    /// How long llama-server computed the prompt and how long it generated, if it told.
+    pub fn durations(&self) -> (Option<Duration>, Option<Duration>) {
+        let duration = |milliseconds: Option<f64>| Duration::try_from_secs_f64(milliseconds? / 1e3).ok();
+        self.timings.map_or((None, None), |timings| (duration(timings.prompt_ms), duration(timings.predicted_ms)))
     }
 
     /// Tokens that are known to have been generated, if `chunks` events had content.

@@ -182,6 +182,10 @@ pub(super) struct Timings {
     pub(super) prompt_n: u64,
     #[serde(default)]
     pub(super) predicted_n: u64,
+    /// Milliseconds in which the prompt was computed.
+    pub(super) prompt_ms: Option<f64>,
+    /// Milliseconds in which the output was generated.
+    pub(super) predicted_ms: Option<f64>,
 }
 
 /// What has been claimed, put together from one or several `usage` objects.

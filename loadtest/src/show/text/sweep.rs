@@ -21,8 +21,8 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
             quantity(point.offered),
             quantity(point.goodput),
             quantity(point.completion_tokens),
-            milliseconds(point.ttft_scheduled_p50),
-            milliseconds(point.ttft_scheduled_p95),
+            point.ttft_scheduled_p50.map_or_else(none, milliseconds),
+            point.ttft_scheduled_p95.map_or_else(none, milliseconds),
             percent(point.attainment),
             format!("{} to {}", percent(point.attainment_interval.0), percent(point.attainment_interval.1)),
             outcome(point.met, &point.invalid).to_owned(),
@@ -39,6 +39,11 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
         );
     }
     lines.join("\n") + "\n"
+}
+
+/// Where there is no value.
+fn none() -> String {
+    "–".to_owned()
 }
 
 /// The runs in the order of their loads; a search makes them in another.
