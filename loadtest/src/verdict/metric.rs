@@ -48,20 +48,34 @@ pub enum Statistic {
     Max,
 }
 
-/// Why a name is none.
+/// Why a name is none. What to do about it is in `hint`.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum MetricError {
     /// There is no statistic after a dot.
-    #[error(
-        "\"{0}\" names no statistic\nhint: measure.statistic, such as ttft_scheduled.p95, or tenant:measure.statistic"
-    )]
+    #[error("`{0}` names no statistic")]
     NoStatistic(String),
     /// The measure is not known.
-    #[error("there is no measure \"{0}\"\nhint: the measures are {all}", all = measures().collect::<Vec<_>>().join(", "))]
+    #[error("there is no measure `{0}`")]
     UnknownMeasure(String),
     /// The statistic is not known.
-    #[error("there is no statistic \"{0}\"\nhint: the statistics are mean, p50, p90, p95, p99, p999, max")]
+    #[error("there is no statistic `{0}`")]
     UnknownStatistic(String),
+}
+
+impl MetricError {
+    /// What may have been meant.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoStatistic(_) => {
+                "measure.statistic, such as ttft_scheduled.p95, or tenant:measure.statistic".to_owned()
+            }
+            Self::UnknownMeasure(measure) => {
+                let nearest = measures().min_by_key(|known| strsim::levenshtein(measure, known));
+                format!("did you mean `{}`?", nearest.unwrap_or_default())
+            }
+            Self::UnknownStatistic(_) => format!("one of {}", STATISTICS.map(|(name, _)| name).join(", ")),
+        }
+    }
 }
 
 impl Metric {

@@ -153,7 +153,7 @@ fn of_requests(wanted: &Objectives, total: &Summary) -> Vec<Objective> {
 /// The objective of one line of `at_most`, or why the line cannot be read.
 fn at_most(report: &Report, name: &str, bound: &str) -> Result<Objective, String> {
     let unreadable = |error: &dyn std::fmt::Display| format!("objective at_most.\"{name}\" = \"{bound}\": {error}");
-    let metric = Metric::parse(name).map_err(|error| unreadable(&error))?;
+    let metric = Metric::parse(name).map_err(|error| unreadable(&format!("{error}\nhint: {}", error.hint())))?;
     let most = in_milliseconds(humantime::parse_duration(bound).map_err(|error| unreadable(&error))?);
     let group = match &metric.tenant {
         None => &report.total,

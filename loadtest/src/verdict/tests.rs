@@ -161,7 +161,7 @@ fn a_run_without_a_complete_request_is_no_measurement() {
 fn an_objective_that_cannot_be_read_is_told_with_its_line() {
     for (name, bound, why) in [
         ("chat:ttft.p95", "soon", "objective at_most.\"chat:ttft.p95\" = \"soon\": "),
-        ("ttft.p96", "1s", "there is no statistic \"p96\""),
+        ("ttft.p96", "1s", "there is no statistic `p96`\nhint: one of mean, p50, "),
         ("rag:ttft.p95", "1s", "there is no tenant rag in the report"),
     ] {
         let reason = invalid(|report| report.workload.slo.run.at_most = [(name.to_owned(), bound.to_owned())].into());
@@ -176,7 +176,9 @@ fn names_of_measures_are_read_and_faults_are_named() {
     assert_eq!(Metric::parse("ttft.p50"), Ok(metric(None, "ttft", Statistic::P50)));
     assert_eq!(Metric::parse("a.b:c:itl.p999"), Ok(metric(Some("a.b:c"), "itl", Statistic::P999)));
     assert_eq!(Metric::parse("ttft"), Err(MetricError::NoStatistic("ttft".to_owned())));
-    assert_eq!(Metric::parse("tfft.p50"), Err(MetricError::UnknownMeasure("tfft".to_owned())));
+    let unknown = MetricError::UnknownMeasure("tfft".to_owned());
+    assert_eq!(unknown.hint(), "did you mean `ttft`?");
+    assert_eq!(Metric::parse("tfft.p50"), Err(unknown));
     assert_eq!(Metric::parse("ttft.p50.p95"), Err(MetricError::UnknownStatistic("p50.p95".to_owned())));
 }
 
