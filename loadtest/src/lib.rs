@@ -11,10 +11,10 @@
 //! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
-//! - `measure`: records folded into what the report says
 //! - `search`: runs at several loads, and the highest that meets the objectives
 //! - `compare`: two reports of the same workload, and whether they differ by more than chance
 //! - `verdict`: whether it met its objectives; JUnit XML
+//! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
 //! - `show`: the report for people
 //! - `clock`: moments of a run
