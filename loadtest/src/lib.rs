@@ -6,6 +6,7 @@
 //! - `plan`: the workload as sessions and moments
 //! - `record`: what is kept of one request
 //! - `report`: what is said of a run
+//! - `sim`: a simulated llama-server
 //! - `clock`: moments of a run
 
 pub mod cli;
