@@ -17,6 +17,7 @@
 //! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
 //! - `show`: the report for people
+//! - `sim`: a simulated llama-server
 //! - `clock`: moments of a run
 //!
 //! `sim` stands alone: a simulated llama-server.
