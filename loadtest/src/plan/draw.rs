@@ -63,7 +63,8 @@ impl Draw {
                 (from, 0.0, f64::MAX)
             }
         };
-        Ok(Self { from, least, most })
+        let has_values = !matches!(&from, From::Values(values) | From::Weighted(values, _) if values.is_empty());
+        if has_values && least <= most { Ok(Self { from, least, most }) } else { Err(unusable(&"it has no values")) }
     }
 
     /// A number, as it is.
@@ -86,7 +87,7 @@ impl Draw {
 
     /// A number of seconds.
     pub(super) fn seconds(&self, rng: &mut impl Rng) -> Duration {
-        Duration::from_secs_f64(self.number(rng).min(LONGEST))
+        Duration::from_secs_f64(self.number(rng).clamp(0.0, LONGEST))
     }
 }
 

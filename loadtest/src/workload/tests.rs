@@ -1,5 +1,6 @@
 //! Reading, checking and changing workloads.
 
+mod document;
 mod flags;
 mod mistakes;
 
