@@ -1,5 +1,6 @@
 //! The command line: arguments in, an exit code out.
 
+mod beside;
 mod output;
 mod read;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
     FindLimit(Box<search::FindLimitArguments>),
     /// Say how the second of two reports differs from the first
     Compare(read::CompareArguments),
+    /// Measure what nginx and the gateway add to a llama-server: latencies, CPU time, memory, time to cancel
+    Beside(Box<beside::BesideArguments>),
     /// Show a report again, or as a page
     Show(read::ShowArguments),
     /// List the workloads that come with the program, or print one
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sweep(arguments) => search::sweep(&arguments),
         Command::FindLimit(arguments) => search::find_limit(&arguments),
         Command::Compare(arguments) => read::compare(&arguments),
+        Command::Beside(arguments) => beside::beside(&arguments),
         Command::Show(arguments) => read::show(&arguments),
         Command::Workloads { name } => read::workloads(name.as_deref()),
         Command::Sim(arguments) => {
