@@ -129,7 +129,7 @@ fn ledger(requests: &[Request]) -> tempfile::TempDir {
         if request.open {
             let sample = crate::ledger::charge::Sample {
                 count: Count { prompt: 10, cached: 1, completion: request.output, ..Count::default() },
-                first_token: None,
+                ..Default::default()
             };
             let milliseconds = Duration::from_millis;
             let held = crate::ledger::SlotTime { prefill: milliseconds(8), decode: milliseconds(9) };
