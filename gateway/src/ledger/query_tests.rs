@@ -306,10 +306,15 @@ fn the_sums_of_one_key_are_looked_up() {
     let dir = ledger(&[request_at(START)]);
     let reader = Reader::open(dir.path()).unwrap();
     let only = Filter { tenants: vec!["acme".to_owned()], keys: vec!["k1".to_owned()], ..Filter::default() };
-    let sql = format!("EXPLAIN QUERY PLAN {}", DAYS.sql(&[Field::Model], &only.sql(4).0));
-    let mut statement = reader.0.prepare(&sql).unwrap();
-    let plan = statement.query_map(params![DAY, START, START + DAY, "[]", "[]"], |row| row.get::<_, String>("detail"));
-    let plan: Vec<_> = plan.unwrap().map(Result::unwrap).collect();
+    let plan = |sql: &str, parameters: &[&dyn ToSql]| {
+        let mut statement = reader.0.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = statement.query_map(parameters, |row| row.get::<_, String>("detail"));
+        plan.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap()
+    };
+    let known = plan(KNOWN_DAYS, &[]);
+    assert!(!known.iter().any(|step| step == "SCAN daily"), "{known:?}");
+    let sums = DAYS.sql(&[Field::Model], &only.sql(4).0);
+    let plan = plan(&sums, params![DAY, START, START + DAY, "[]", "[]"]);
     let looked_up = "SEARCH daily USING PRIMARY KEY (day=? AND tenant=? AND key_id=?)";
     assert!(plan.iter().any(|step| step == looked_up), "{plan:?}");
 }
