@@ -276,7 +276,7 @@ fn of_deleted_entries_whole_days_are_left_and_a_finer_question_is_refused() {
     delete_before(&dir, START + DAY);
     let reader = Reader::open(dir.path()).unwrap();
     assert_eq!(reader.used(&whole_days(START, START + 2 * DAY), None).unwrap().len(), 2);
-    assert_eq!(reader.tokens(at(START)).unwrap()[0].tokens, 60);
+    assert_eq!(reader.tokens(at(START), Timestamp::MAX).unwrap()[0].tokens, 60);
     let hours = Query { width: Width::Hour, ..whole_days(START, START + 2 * DAY) };
     for query in [hours, whole_days(START + 1, START + 2 * DAY), whole_days(START, START + 6)] {
         let error = reader.used(&query, None).unwrap_err();

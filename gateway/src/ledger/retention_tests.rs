@@ -285,7 +285,7 @@ async fn sums_that_are_kept_as_short_as_may_be_are_still_those_of_the_whole_mont
     let keep = Keep { entries: DAY, days: 31 * DAY };
     let end_of_month = 31 * DAY_MS - 1;
     assert_eq!(retention(&ledger, keep).delete(at(end_of_month)).await.unwrap(), 30);
-    let used = crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0)).unwrap();
+    let used = crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0), at(31 * DAY_MS)).unwrap();
     assert_eq!(used.iter().map(|used| used.tokens).sum::<u64>(), 31 * (10 + 7));
     handle.close().await.unwrap();
 }
@@ -367,7 +367,7 @@ async fn the_file_shrinks_while_entries_are_written_and_read() {
             let subject = on_day(written, 10);
             let outcome = outcome(&subject, 7);
             ledger.admit(subject).unwrap().close(outcome).await.unwrap();
-            crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0)).unwrap();
+            crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0), at(31 * DAY_MS)).unwrap();
             written += 1;
         }
     };

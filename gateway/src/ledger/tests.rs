@@ -350,7 +350,7 @@ async fn a_reader_works_beside_a_server_without_one_and_says_when_there_is_no_le
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let reader = Reader::open(dir.path()).unwrap();
     ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
-    assert_eq!(reader.tokens(Timestamp::MIN).unwrap()[0].tokens, 17);
+    assert_eq!(reader.tokens(Timestamp::MIN, Timestamp::MAX).unwrap()[0].tokens, 17);
     drop(reader);
     handle.close().await.unwrap();
     assert!(!dir.path().join("ledger.sqlite-wal").exists());
