@@ -72,9 +72,12 @@ impl Progress {
             by if by == CountedBy::Admission as u8 => CountedBy::Admission,
             _ => CountedBy::Nothing,
         };
+        // The numbers may be of two counts, of which the second is being recorded; more cached tokens than there are would
+        // be less than nothing to be paid for.
+        let prompt = self.prompt.load(Relaxed);
         let count = Count {
-            prompt: self.prompt.load(Relaxed),
-            cached: self.cached.load(Relaxed),
+            prompt,
+            cached: self.cached.load(Relaxed).min(prompt),
             completion: self.completion.load(Relaxed),
             reasoning: self.reasoning.load(Relaxed).checked_sub(1),
             by,
