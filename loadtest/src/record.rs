@@ -14,6 +14,8 @@ pub struct Record {
     pub session: u64,
     /// Its turn in the session, from 0.
     pub turn: u32,
+    /// Whether its reply came as a stream of events; if none came, whether it was asked for as one.
+    pub streamed: bool,
     /// When it should have been sent. In a closed loop and from the second turn on: when its user was ready.
     pub scheduled: Duration,
     /// When the harness turned to it. What is later than `scheduled` is the fault of the harness: the dispatch lag.
@@ -42,6 +44,10 @@ pub struct Record {
     pub chunks: u64,
     /// How long it waited in the gateway's queue, as the gateway tells (`x-queue-wait-ms`).
     pub queue_wait: Option<Duration>,
+    /// How long llama-server computed its prompt (`timings.prompt_ms`), if it told.
+    pub prefill: Option<Duration>,
+    /// How long llama-server generated its reply (`timings.predicted_ms`), if it told.
+    pub decode: Option<Duration>,
     /// How many prompt tokens the plan asked for, of the whole conversation so far.
     pub planned_prompt_tokens: u64,
     /// How many output tokens it allowed.

@@ -3,6 +3,11 @@
 //!
 //! Times are in milliseconds, rates per second, tokens as the server counted them.
 
+pub mod beside;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+pub(crate) mod schema;
 pub mod sweep;
 
 use std::collections::BTreeMap;
@@ -97,10 +102,10 @@ pub struct Tokens {
     pub completion: u64,
 }
 
-/// Rates over the measured time.
+/// Rates over the measured time, but for `offered`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Rates {
-    /// Scheduled requests a second.
+    /// Scheduled requests a second of the time in which requests were scheduled.
     pub offered: f64,
     /// Complete requests a second.
     pub completed: f64,
@@ -146,7 +151,7 @@ pub struct Formula {
     pub formula: String,
 }
 
-/// Values by slice of time; all lists are of the same length.
+/// Values by slice of time from the beginning of the run, warm-up included; all lists are of the same length.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Timeline {
     /// Seconds of a slice.
@@ -196,7 +201,8 @@ pub struct Fairness {
     pub slots: u32,
     /// Each tenant's service in cost units and its weight.
     pub service: BTreeMap<String, Service>,
-    /// Jain's index of weighted service over the time in which all tenants had requests waiting; none if there was none.
+    /// Jain's index of the weighted service of a class's tenants over the time in which all of them had requests waiting;
+    /// none if there was none. Of several classes, the lowest.
     pub jain_index: Option<f64>,
     /// For each pair of one class: the largest gap of weighted service while both had requests waiting, and the bound.
     pub gaps: Vec<Gap>,
@@ -211,9 +217,9 @@ pub struct Service {
     pub weight: f64,
     /// Its class.
     pub class: String,
-    /// Service in all, in cost units.
+    /// Service after the warm-up, in cost units.
     pub cost: f64,
-    /// Service while all tenants had requests waiting.
+    /// Service while all tenants of its class had requests waiting.
     pub cost_while_all_waited: f64,
     /// The largest cost of one of its requests.
     pub largest_request: f64,

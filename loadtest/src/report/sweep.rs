@@ -17,8 +17,39 @@ pub struct Sweep {
     pub target: super::Target,
     /// The runs, in the order in which they were made.
     pub points: Vec<Point>,
-    /// The highest load that meets the objectives.
+    /// How it ended.
+    pub finding: Finding,
+    /// The highest load that meets the objectives, if one was found.
     pub limit: Option<Limit>,
+    /// What the reader should know: loads that were not clear, why it was broken off.
+    pub notes: Vec<String>,
+}
+
+/// How a sweep or a search ended.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// All runs of a sweep were made; no limit was looked for.
+    Curve,
+    /// The limit was found.
+    Limit,
+    /// The objectives were not met at the lowest load.
+    NeverMet,
+    /// They were met at the highest load that was allowed: the limit is above.
+    AlwaysMet,
+    /// A run could not be made or was no measurement. The points before it are good.
+    BrokenOff,
+}
+
+impl Sweep {
+    /// The exit code of the program: 2 where it was broken off, 1 where no load met the objectives, else 0.
+    pub fn exit_code(&self) -> u8 {
+        match self.finding {
+            Finding::Curve | Finding::Limit | Finding::AlwaysMet => 0,
+            Finding::NeverMet => 1,
+            Finding::BrokenOff => 2,
+        }
+    }
 }
 
 /// One run.
@@ -38,14 +69,15 @@ pub struct Point {
     pub completion_tokens: f64,
     /// Good part of all scheduled requests.
     pub attainment: f64,
-    /// Wilson's 95 % confidence interval of it.
+    /// Wilson's 95 % confidence interval of it, as wide as the misses come in clusters.
     pub attainment_interval: (f64, f64),
-    /// Time to first token from the scheduled moment in milliseconds: median.
-    pub ttft_scheduled_p50: f64,
+    /// Time to first token from the scheduled moment in milliseconds: median. None if no request
+    /// had a first token.
+    pub ttft_scheduled_p50: Option<f64>,
     /// The 95th percentile.
-    pub ttft_scheduled_p95: f64,
-    /// Time per output token in milliseconds: median.
-    pub tpot_p50: f64,
+    pub ttft_scheduled_p95: Option<f64>,
+    /// Time per output token in milliseconds: median. None if no request had two.
+    pub tpot_p50: Option<f64>,
     /// Whether the objectives were met.
     pub met: bool,
     /// Why it is no measurement, if it is none.
@@ -59,10 +91,10 @@ pub struct Limit {
     pub load: f64,
     /// Requests a second offered at that load.
     pub offered: f64,
-    /// Between which loads it lies, with `confidence`.
+    /// Between which loads it lies, with `confidence` if there is one.
     pub interval: (f64, f64),
-    /// 0.95, say.
-    pub confidence: f64,
+    /// 0.95, say. None where no attainment was wanted: single runs decided then.
+    pub confidence: Option<f64>,
     /// What the interval rests on, in words.
     pub basis: String,
 }
