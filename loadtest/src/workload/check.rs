@@ -23,19 +23,25 @@ pub(crate) const MOST_TOKENS: f64 = 1_000_000.0;
 /// Turns of a session: each sends all turns before it once more.
 pub(crate) const MOST_TURNS: f64 = 1_000.0;
 /// Fields of a body that other keys decide.
-const OWN_FIELDS: [(&str, &str); 12] = [
+const OWN_FIELDS: [(&str, &str); 18] = [
     ("model", "model"),
     ("messages", "prompt_tokens"),
+    ("system", "prefix_tokens"),
+    ("instructions", "prefix_tokens"),
     ("prompt", "prompt_tokens"),
     ("input", "prompt_tokens"),
     ("query", "prompt_tokens"),
     ("documents", "prompt_tokens"),
     ("stream", "streamed"),
+    ("stream_options", "streamed"),
     ("max_tokens", "output_tokens"),
     ("max_completion_tokens", "output_tokens"),
     ("max_output_tokens", "output_tokens"),
+    ("n_predict", "output_tokens"),
+    ("n", "arrival"),
     ("ignore_eos", "fill_output"),
     ("tools", "tools"),
+    ("tool_choice", "tools"),
 ];
 
 /// A key whose value cannot be used, why, and what to do.
