@@ -2,6 +2,7 @@
 //! each calls only those below it:
 //!
 //! - `cli`: arguments in, exit code out
+//! - `run`: one measured run, from workload and target to report
 //! - `beside`: the same workload directly, through nginx and through the gateway
 //! - `workload`: the file that says what is sent, read and checked
 //! - `target`: the server before a run: reachable, keys, slots, words of one token
@@ -17,7 +18,7 @@
 //! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
 //! - `show`: the report for people
-//! - `sim`: a simulated llama-server
+//! - `process`: CPU time and memory of processes
 //! - `clock`: moments of a run
 //!
 //! `sim` stands alone: a simulated llama-server.
@@ -32,8 +33,10 @@ pub mod compare;
 pub mod drive;
 pub mod measure;
 pub mod plan;
+mod process;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod search;
 pub mod show;
 pub mod sim;

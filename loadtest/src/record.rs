@@ -124,3 +124,36 @@ impl Ending {
         }
     }
 }
+
+/// A record of a request that was due at 0 and sent at once, and of which nothing else is known. For tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Record {
+    Record {
+        tenant: 0,
+        session: 0,
+        turn: 0,
+        streamed: true,
+        scheduled: Duration::ZERO,
+        dispatched: Duration::ZERO,
+        sent: Duration::ZERO,
+        tries: 1,
+        retried: Vec::new(),
+        head: None,
+        first_token: None,
+        first_output_token: None,
+        last_token: None,
+        ended: Duration::ZERO,
+        gaps: Vec::new(),
+        chunks: 0,
+        queue_wait: None,
+        prefill: None,
+        decode: None,
+        planned_prompt_tokens: 0,
+        planned_output_tokens: 0,
+        usage: None,
+        tokens_seen: 0,
+        ending: Ending::Complete,
+        request_id: None,
+        lie: None,
+    }
+}

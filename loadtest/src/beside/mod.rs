@@ -4,7 +4,6 @@
 //! Every round measures every way, each round beginning with another one, and each proxy is started anew for it. What
 //! a proxy adds is its number less the direct one of the same round, since what else the machine does weighs on both.
 
-mod process;
 mod proxies;
 mod rows;
 mod streams;
@@ -21,6 +20,7 @@ pub use table::show;
 
 use crate::cancel::{self, Leaving, Probe};
 use crate::clock::wall_clock;
+use crate::process;
 use crate::report::{self, Report, beside::Beside};
 use crate::target::Server;
 use crate::workload::Workload;

@@ -16,8 +16,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::process;
 use crate::client::Options;
+use crate::process;
 use crate::target::Server;
 
 /// How long a proxy may take to begin, and a command to end.

@@ -8,10 +8,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::process;
 use super::proxies::Proxy;
 use crate::cancel;
 use crate::client::{Client, Message};
+use crate::process;
 use crate::target::Server;
 
 /// Until all streams are open, or wait for a slot: connections are made, and heads read, in far less.

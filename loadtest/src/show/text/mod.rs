@@ -8,7 +8,7 @@ mod sweep;
 mod tests;
 
 use columns::{Columns, wrapped};
-pub(super) use sweep::{by_load, limit, no_limit, outcome, sweep};
+pub(super) use sweep::{by_load, limit, no_limit, none, outcome, sweep};
 
 use super::measures;
 use super::number::{count, counted, milliseconds, percent, printable, quantity, seconds, share};

@@ -43,7 +43,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
 }
 
 /// Where there is no value.
-fn none() -> String {
+pub(in crate::show) fn none() -> String {
     "–".to_owned()
 }
 

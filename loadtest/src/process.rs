@@ -8,7 +8,7 @@ use anyhow::Context;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A process and its children.
-pub(super) fn tree(pid: u32) -> Vec<u32> {
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(tree);
     std::iter::once(pid).chain(below).collect()
@@ -18,7 +18,7 @@ pub(super) fn tree(pid: u32) -> Vec<u32> {
 ///
 /// # Errors
 /// A process is gone, or this is no Linux.
-pub(super) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
+pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
     let mut ticks = 0;
     for pid in pids {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
@@ -39,7 +39,7 @@ fn ticks_of(stat: &str) -> Option<u64> {
 ///
 /// # Errors
 /// A process is gone, or this is no Linux.
-pub(super) fn resident_kib(pids: &[u32]) -> anyhow::Result<u64> {
+pub(crate) fn resident_kib(pids: &[u32]) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let status =
