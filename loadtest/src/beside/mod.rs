@@ -103,9 +103,10 @@ where
 {
     let nginx = Program::nginx(options.nginx.as_deref()).await?;
     let gateway = Program::gateway(&options.gateway).await?;
-    let mut bench = Bench { options, workload, nginx, gateway, run, notes: Vec::new() };
+    let mut bench = Bench { options, workload, nginx, gateway, run, notes: Vec::new(), resolution: 0.0 };
     let started_at = wall_clock();
     let rounds = stop.run_until_cancelled(bench.rounds()).await.context("broken off")??;
+    bench.notes.push(format!("a slot that has become free is seen up to {:.1} ms late", bench.resolution));
     Ok(Beside {
         format: report::FORMAT,
         harness: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,6 +128,8 @@ struct Bench<'a, F> {
     gateway: Program,
     run: F,
     notes: Vec<String>,
+    /// How coarsely llama-server was watched while clients left, in milliseconds.
+    resolution: f64,
 }
 
 impl<F, R> Bench<'_, F>
@@ -184,6 +187,7 @@ where
         sample.extend(taken.into_iter().flat_map(|seconds| rows::costs(&report, seconds)));
         let probe = Probe { target: &server, upstreams, model, trials: *cancel_trials };
         let freed = probe.run(Leaving::DuringOutput).await.context("clients who leave")?;
+        self.resolution = self.resolution.max(freed.resolution);
         if freed.times.count > 0 {
             sample.insert("cancel_p50", freed.times.p50);
         }
