@@ -2,9 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, percent, quantity, seconds, share};
+use super::super::number::{count, counted, milliseconds, percent, quantity, round, seconds, share};
 use super::super::text::failed;
 use super::chart::{Bars, Group};
+use super::latency;
 use super::page::{cell, grid, sign, table};
 use crate::report::{Distribution, Fairness, Report, Summary};
 
@@ -116,14 +117,14 @@ pub(super) fn fairness(fairness: &Fairness) -> Markup {
     let weighted = |service: &crate::report::Service| service.cost_while_all_waited / service.weight;
     let service = Bars {
         title: "Weighted service".to_owned(),
-        note: "service / weight, while all tenants had requests waiting: even bars are fair".to_owned(),
+        note: "service / weight while all tenants waited; within a class, even is fair".to_owned(),
         series: vec!["service".to_owned()],
         groups: fairness
             .service
             .iter()
             .take(MOST)
             .map(|(name, service)| Group {
-                name: format!("{name}, weight {}", quantity(service.weight)),
+                name: format!("{name}, {}, weight {}", service.class, round(service.weight)),
                 bars: vec![(weighted(service), quantity(weighted(service)))],
                 mark: None,
             })
@@ -149,8 +150,12 @@ pub(super) fn fairness(fairness: &Fairness) -> Markup {
         mark: Some("bound".to_owned()),
         full: None,
     };
-    let figures: Vec<Markup> =
-        [service, gap_bars].iter().filter(|bars| !bars.groups.is_empty()).map(Bars::figure).collect();
+    let bars = [service, gap_bars];
+    let mut figures: Vec<Markup> = bars.iter().filter(|bars| !bars.groups.is_empty()).map(Bars::figure).collect();
+    if let Some(victim) = &fairness.victim {
+        let curves = [("alone".to_owned(), &victim.alone), ("beside the others".to_owned(), &victim.beside)];
+        figures.push(latency::curve(&format!("Time to first token of {}", victim.tenant), "as scheduled", &curves));
+    }
     html! {
         p { (sentence(fairness)) }
         (grid(&figures))
@@ -167,7 +172,7 @@ fn sentence(fairness: &Fairness) -> String {
     };
     text.push_str(&format!(
         "Service is counted in computed prompt tokens; an output token costs {} of them; there are {}.",
-        quantity(fairness.output_cost),
+        round(fairness.output_cost),
         counted(fairness.slots.into(), "slot"),
     ));
     if let Some(victim) = &fairness.victim {
@@ -203,17 +208,17 @@ fn gaps_table(fairness: &Fairness) -> Markup {
             let within = gap.gap <= gap.bound;
             vec![
                 cell(format!("{} and {}", gap.tenants.0, gap.tenants.1)),
+                sign(within, if within { "within" } else { "above" }),
                 cell(quantity(gap.gap)),
                 cell(quantity(gap.bound)),
                 cell(seconds(gap.seconds_both_waited)),
-                sign(within, if within { "within" } else { "above" }),
             ]
         })
         .collect();
     table(
         "Gaps of weighted service",
-        "tnnnt",
-        &["tenants", "largest gap", "bound", "both waited for", "outcome"],
+        "ttnnn",
+        &["tenants", "outcome", "largest gap", "bound", "both waited for"],
         &rows,
     )
 }

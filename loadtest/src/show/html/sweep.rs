@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::super::number::{count, milliseconds, percent as part_percent, quantity, round};
 use super::super::text::{by_load, limit, no_limit, outcome};
 use super::axis::{Axis, percent};
-use super::chart::{Line, Lines};
+use super::chart::{Line, Lines, Mark};
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table};
-use crate::report::sweep::{Point, Sweep};
+use crate::report::sweep::{Limit, Point, Sweep};
 
 /// The page.
 pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
@@ -22,7 +22,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
     };
     let facts = facts(&sweep.target, &sweep.started_at, &sweep.harness);
     let body = html! {
-        @if let Some(limit) = &sweep.limit { section { p { (limit.basis) } } }
+        @if let Some(limit) = &sweep.limit { section.objectives { p { (limit.basis) } } }
         @if !valid.is_empty() { (section("The curve", &grid(&figures(sweep, &valid)))) }
         (section("Runs", &runs(&points)))
     };
@@ -32,7 +32,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
 /// A chart over the load.
 fn chart(sweep: &Sweep, points: &[&Point], (title, note): (&str, &str), y: Axis, lines: Vec<Line>) -> Lines {
     let named =
-        |point: &&Point| (point.load, format!("load {}: {}/s offered", quantity(point.load), quantity(point.offered)));
+        |point: &&Point| (point.load, format!("load {}×: {}/s offered", round(point.load), quantity(point.offered)));
     Lines {
         title: title.to_owned(),
         note: note.to_owned(),
@@ -41,8 +41,12 @@ fn chart(sweep: &Sweep, points: &[&Point], (title, note): (&str, &str), y: Axis,
         points: points.iter().map(named).collect(),
         lines: lines.into_iter().map(|line| Line { dots: true, ..line }).collect(),
         unit: quantity,
-        marks: sweep.limit.iter().map(|limit| (limit.load, format!("limit {}×", quantity(limit.load)))).collect(),
+        marks: sweep.limit.iter().map(mark).collect(),
     }
+}
+
+fn mark(limit: &Limit) -> Mark {
+    Mark { at: limit.load, interval: limit.interval, name: format!("limit {}×", round(limit.load)) }
 }
 
 fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
@@ -91,19 +95,20 @@ fn runs(points: &[&Point]) -> Markup {
         .iter()
         .map(|point| {
             let (least, most) = point.attainment_interval;
-            let mut row = vec![cell(format!("{}×", quantity(point.load))), cell(count(point.scheduled))];
+            let met = sign(point.met && point.invalid.is_empty(), outcome(point.met, &point.invalid));
+            let mut row = vec![cell(format!("{}×", round(point.load))), met, cell(count(point.scheduled))];
             let rates = [point.offered, point.completed, point.goodput, point.completion_tokens];
             row.extend(rates.map(|rate| cell(quantity(rate))));
             let times = [point.ttft_scheduled_p50, point.ttft_scheduled_p95, point.tpot_p50];
             row.extend(times.map(|time| cell(milliseconds(time))));
-            row.push(cell(part_percent(point.attainment)));
-            row.push(cell(format!("{} to {}", part_percent(least), part_percent(most))));
-            row.push(sign(point.met && point.invalid.is_empty(), outcome(point.met, &point.invalid)));
+            let interval = format!("{} to {}", part_percent(least), part_percent(most));
+            row.push(html! { (part_percent(point.attainment)) span.under { (interval) } });
             row
         })
         .collect();
     let head = [
         "load",
+        "objectives",
         "requests",
         "offered/s",
         "completed/s",
@@ -112,15 +117,13 @@ fn runs(points: &[&Point]) -> Markup {
         "TTFT p50",
         "TTFT p95",
         "TPOT p50",
-        "attainment",
-        "95 % interval",
-        "objectives",
+        "attainment, 95 %",
     ];
     let invalid = || points.iter().flat_map(|point| point.invalid.iter().map(|why| (point.load, why)));
     html! {
-        (table("By load; TTFT as scheduled", "tnnnnnnnnnnt", &head, &rows))
+        (table("By load; TTFT as scheduled", "ttnnnnnnnnn", &head, &rows))
         @if invalid().next().is_some() {
-            ul.notes { @for (load, why) in invalid() { li { "Load " (quantity(load)) " is no measurement: " (why) } } }
+            ul.notes { @for (load, why) in invalid() { li { "Load " (round(load)) "× is no measurement: " (why) } } }
         }
     }
 }

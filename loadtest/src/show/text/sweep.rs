@@ -1,6 +1,6 @@
 //! The table of a sweep, and its limit.
 
-use super::super::number::{count, milliseconds, percent, printable, quantity};
+use super::super::number::{count, milliseconds, percent, printable, quantity, round};
 use super::columns::{Columns, wrapped};
 use super::{WIDTH, field, head, part, target};
 use crate::report::sweep::{Limit, Point, Sweep};
@@ -27,7 +27,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
             format!("{} to {}", percent(point.attainment_interval.0), percent(point.attainment_interval.1)),
             outcome(point.met, &point.invalid).to_owned(),
         ]);
-        let load = quantity(point.load);
+        let load = round(point.load);
         notes.extend(point.invalid.iter().map(|why| format!("load {load}: {}", printable(why, 8 * WIDTH))));
     }
     lines.extend(columns.lines());
@@ -61,11 +61,11 @@ pub(in crate::show) fn outcome(met: bool, invalid: &[String]) -> &'static str {
 pub(in crate::show) fn limit(limit: &Limit) -> String {
     format!(
         "load {}, {} requests/s ({:.0} % interval: {} to {})",
-        quantity(limit.load),
+        round(limit.load),
         quantity(limit.offered),
         limit.confidence * 100.0,
-        quantity(limit.interval.0),
-        quantity(limit.interval.1),
+        round(limit.interval.0),
+        round(limit.interval.1),
     )
 }
 

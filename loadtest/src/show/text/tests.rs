@@ -77,7 +77,7 @@ fn why_there_is_no_limit_is_said() {
     }
     let text = sweep(&sample);
     assert!(text.contains("Limit: not known, no run was a valid measurement"));
-    assert!(text.contains("INVALID         load 0.50: a server lied"), "{text}");
+    assert!(text.contains("INVALID         load 0.5: a server lied"), "{text}");
 }
 
 #[test]
