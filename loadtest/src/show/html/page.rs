@@ -48,7 +48,7 @@ pub(super) fn page(head: &Head<'_>, facts: &[(&str, String)], body: &Markup) -> 
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                (colour::patterns())
+                (colour::pattern())
                 main {
                     header {
                         p.kind { (head.kind) }
