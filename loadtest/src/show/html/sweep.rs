@@ -50,13 +50,17 @@ fn mark(limit: &Limit) -> Mark {
 }
 
 fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
+    // A run in which nothing was complete has no times.
+    let time = |name: &str, value: fn(&Point) -> f64| {
+        Line::new(name, points.iter().map(|point| Some(value(point)).filter(|time| *time > 0.0)).collect())
+    };
     let line =
         |name: &str, value: fn(&Point) -> f64| Line::new(name, points.iter().map(|point| Some(value(point))).collect());
     let most = |value: fn(&Point) -> f64| points.iter().map(|point| value(point)).fold(0.0, f64::max);
     let rates =
         vec![line("offered", |p| p.offered), line("completed", |p| p.completed), line("goodput", |p| p.goodput)];
-    let ttft = vec![line("p50", |p| p.ttft_scheduled_p50), line("p95", |p| p.ttft_scheduled_p95)];
-    let least = points.iter().map(|point| point.ttft_scheduled_p50).fold(f64::INFINITY, f64::min);
+    let ttft = vec![time("p50", |p| p.ttft_scheduled_p50), time("p95", |p| p.ttft_scheduled_p95)];
+    let least = ttft[0].values.iter().flatten().copied().fold(f64::INFINITY, f64::min);
     let intervals = points.iter().map(|point| point.attainment_interval).collect();
     let attainment = vec![Line { intervals, ..line("attainment", |p| p.attainment) }];
     let times = Axis::times(least, most(|p| p.ttft_scheduled_p95));
