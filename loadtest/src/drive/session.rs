@@ -7,8 +7,7 @@ use tokio::time::sleep_until;
 
 use super::exchange::Exchange;
 use super::{Lane, Run, Turned};
-use crate::client::reply::Reading;
-use crate::client::reply::lie::Known;
+use crate::client::reply::{Known, Reading};
 use crate::plan::{Session, Turn};
 use crate::record::{Ending, Record};
 
