@@ -35,3 +35,9 @@ impl Clock {
 pub fn wall_clock() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+/// The wall clock, in seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub fn unix_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}

@@ -14,7 +14,7 @@ pub struct Record {
     pub session: u64,
     /// Its turn in the session, from 0.
     pub turn: u32,
-    /// Whether its reply was asked for as a stream.
+    /// Whether its reply came as a stream of events; if none came, whether it was asked for as one.
     pub streamed: bool,
     /// When it should have been sent. In a closed loop and from the second turn on: when its user was ready.
     pub scheduled: Duration,
@@ -123,5 +123,38 @@ impl Ending {
             Self::Unreadable => "unreadable".to_owned(),
             Self::Abandoned => "abandoned".to_owned(),
         }
+    }
+}
+
+/// A record of a request that was due at 0 and sent at once, and of which nothing else is known. For tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Record {
+    Record {
+        tenant: 0,
+        session: 0,
+        turn: 0,
+        streamed: true,
+        scheduled: Duration::ZERO,
+        dispatched: Duration::ZERO,
+        sent: Duration::ZERO,
+        tries: 1,
+        retried: Vec::new(),
+        head: None,
+        first_token: None,
+        first_output_token: None,
+        last_token: None,
+        ended: Duration::ZERO,
+        gaps: Vec::new(),
+        chunks: 0,
+        queue_wait: None,
+        prefill: None,
+        decode: None,
+        planned_prompt_tokens: 0,
+        planned_output_tokens: 0,
+        usage: None,
+        tokens_seen: 0,
+        ending: Ending::Complete,
+        request_id: None,
+        lie: None,
     }
 }

@@ -36,6 +36,14 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    pub(crate) fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap()
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.header("authorization")?.strip_prefix("bearer ")
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
@@ -76,6 +84,21 @@ impl Stub {
             }
         });
         Self { url, connections, _accepting: accepting }
+    }
+
+    /// Answers each request with what `answer` gives: a status and a body.
+    pub(crate) async fn answering(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
+        Self::start(move |mut conn| {
+            let answer = Arc::clone(&answer);
+            async move {
+                while let Some(asked) = conn.request().await {
+                    let (status, body) = answer(&asked);
+                    conn.whole(status, "", &body).await;
+                }
+            }
+        })
+        .await
     }
 
     pub(crate) fn accepted(&self) -> usize {

@@ -7,8 +7,8 @@ use super::series::{Merge, Series};
 use crate::record::{Ending, Record};
 use crate::report;
 
-/// The most blocks; a run has half as many at least. Enough to resample, and in a run of a minute long enough for requests
-/// of different blocks to be nearly independent.
+/// The most blocks; a run has half as many at least. Enough to resample, and in a run of a minute long enough for
+/// requests of different blocks to be nearly independent.
 const BLOCKS: usize = 64;
 /// Microseconds of a block at first.
 const WIDTH: u64 = 1000;

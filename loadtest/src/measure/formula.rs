@@ -40,7 +40,8 @@ pub const MEASURES: [Measure; 14] = [
     Measure {
         key: "ttft_scheduled",
         title: "Time to first token, from the scheduled moment",
-        formula: "first event with generated content (reasoning, tool calls included) - scheduled moment; streamed replies",
+        formula: "first event with generated content (reasoning, tool calls included) - scheduled moment; streamed \
+                  replies",
         values: Values::One(ttft_scheduled),
     },
     Measure {
@@ -70,8 +71,8 @@ pub const MEASURES: [Measure; 14] = [
     Measure {
         key: "tpot",
         title: "Time per output token, without the first",
-        formula: "(last event with content - first event with content) / (output tokens - 1); complete streamed replies of at \
-                  least 2 tokens",
+        formula: "(last event with content - first event with content) / (output tokens - 1); complete streamed replies of \
+                  at least 2 tokens",
         values: Values::One(tpot),
     },
     Measure {
@@ -129,8 +130,8 @@ const OTHERS: [(&str, &str, &str); 5] = [
     (
         "attainment",
         "Attainment",
-        "good requests / (scheduled requests - those whose client left on purpose); a request is good if it is complete \
-         and within each bound that can be measured on it; refusals, errors and timeouts are misses",
+        "good requests / (scheduled requests - those whose client left on purpose); a request is good if it is \
+         complete and within each bound that can be measured on it; refusals, errors and timeouts are misses",
     ),
     ("goodput", "Goodput", "good requests / measured seconds"),
     ("offered", "Offered load", "scheduled requests / seconds in which requests were scheduled, without the warm-up"),

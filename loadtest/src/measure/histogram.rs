@@ -39,16 +39,12 @@ impl Histogram {
 
     /// Counts a value.
     pub fn record(&mut self, value: Duration) {
-        self.record_micros(micros(value), 1);
-    }
-
-    fn record_micros(&mut self, value: u64, count: u64) {
-        let value = value.min(micros(LARGEST));
+        let value = micros(value.min(LARGEST));
         // Grows by itself, and there is memory for a day: it cannot fail.
-        if self.counts.record_n(value, count).is_ok() {
+        if self.counts.record(value).is_ok() {
             self.least = self.least.min(value);
             self.most = self.most.max(value);
-            self.sum = self.sum.saturating_add(value.saturating_mul(count));
+            self.sum = self.sum.saturating_add(value);
         }
     }
 
@@ -105,43 +101,12 @@ impl Histogram {
         micros.clamp(self.least, self.most) as f64 / 1000.0
     }
 
-    /// Its memory: 8 bytes for each value that can be told apart, up to the largest that came. At most 225 KiB with three
-    /// digits, 32 KiB with two.
+    /// Its memory: 8 bytes for each value that can be told apart, up to the largest that came. At most 225 KiB with
+    /// three digits, 32 KiB with two.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.counts.distinct_values() * size_of::<u64>() + size_of::<Self>()
     }
-}
-
-/// A histogram of what a report says, so that several can be merged. The mean of the result is that of the report, its
-/// percentiles as well.
-impl From<&Distribution> for Histogram {
-    fn from(distribution: &Distribution) -> Self {
-        let mut histogram = Self::fine();
-        let micros = |millis: f64| (millis * 1000.0).round() as u64;
-        for (value, count) in &distribution.histogram {
-            histogram.record_micros(micros(*value), *count);
-        }
-        if distribution.count > 0 {
-            histogram.least = micros(distribution.min);
-            histogram.most = micros(distribution.max);
-            histogram.sum = micros(distribution.mean * distribution.count as f64);
-        }
-        histogram
-    }
-}
-
-/// The value that a part of all values, 0 to 1, does not exceed, of ascending pairs of value and count. The rule is that
-/// of `Histogram::quantile`. None if there are no values.
-pub fn quantile_of_pairs(pairs: &[(f64, u64)], part: f64) -> Option<f64> {
-    let count: u64 = pairs.iter().map(|(_, count)| count).sum();
-    let wanted = ((part.min(1.0) * count as f64).ceil() as u64).max(1);
-    let mut passed = 0;
-    let reached = pairs.iter().find(|(_, count)| {
-        passed += count;
-        passed >= wanted
-    });
-    reached.map(|(value, _)| *value)
 }
 
 /// A time in microseconds, rounded.

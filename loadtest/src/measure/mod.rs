@@ -94,24 +94,25 @@ impl Measures {
         }
     }
 
-    /// Adds a request that is over. What was scheduled before the end of the warm-up is seen in the timeline, in the
+    /// Adds a request that is over, and says whether it was good. What was scheduled before the end of the warm-up is seen in the timeline, in the
     /// tenants' service and in the live progress, and measured nowhere else.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &Record) -> bool {
         // A record of a tenant that the workload does not have belongs to another run.
-        let Some(tenant) = self.tenants.get_mut(record.tenant) else { return };
+        let Some(tenant) = self.tenants.get_mut(record.tenant) else { return false };
         self.live.add(record);
         self.timeline.add(record);
         self.fairness.add(record);
         if let Some(lie) = &record.lie {
             self.lies.count(lie.clone(), 1);
         }
-        if record.scheduled < self.warm_up {
-            return;
-        }
         let good = is_good(record, &tenant.slo);
+        if record.scheduled < self.warm_up {
+            return good;
+        }
         tenant.summary.add(record, good);
         self.blocks.add(record, good);
         self.last_ended = self.last_ended.max(record.ended);
+        good
     }
 
     /// How it goes at a moment of the run. Cheap: two percentiles and the list of failures.

@@ -52,8 +52,8 @@ pub(super) fn each_prompt_token(record: &Record, tokens: u64, each: impl FnMut(u
     }
 }
 
-/// Calls `each` with moments in microseconds, ascending, and the output tokens that came then; all of the record's tokens
-/// come. How many an event carries is not known, so events share them evenly.
+/// Calls `each` with moments in microseconds, ascending, and the output tokens that came then; all of the record's
+/// tokens come. How many an event carries is not known, so events share them evenly.
 pub(super) fn each_output_token(record: &Record, mut each: impl FnMut(u64, u64)) {
     let tokens = record.tokens_seen;
     let (Some(first), Some(done)) = (record.first_token, prompt_done(record)) else {

@@ -15,7 +15,6 @@ const MOST_LABELS: usize = 64;
 const OTHER: &str = "other";
 
 /// Sums over the requests of one tenant, or of all.
-#[derive(Clone)]
 pub struct Summary {
     scheduled: u64,
     completed: u64,
@@ -85,8 +84,8 @@ impl Summary {
         }
     }
 
-    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were over,
-    /// both in seconds from the end of the warm-up. Measures without a value are left out.
+    /// As it stands in the report. `scheduling` is how long requests were scheduled, `measured` until when they were
+    /// over, both in seconds from the end of the warm-up. Measures without a value are left out.
     pub fn report(&self, scheduling: f64, measured: f64) -> report::Summary {
         let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let stayed = self.scheduled - self.left;
@@ -144,7 +143,7 @@ fn status_label(refusal: &Refusal) -> String {
 }
 
 /// How often each name came. Their number is bounded, whatever codes a server makes up.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Labels(pub(super) BTreeMap<String, u64>);
 
 impl Labels {

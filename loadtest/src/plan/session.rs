@@ -98,7 +98,7 @@ impl TenantPlan {
     /// The system prompt, which all sessions of a group have in common.
     fn system(&self, number: u64) -> Option<String> {
         let tokens = u64::from(self.tenant.prefix_tokens);
-        let group = number % u64::from(self.tenant.prefixes);
+        let group = number % u64::from(self.tenant.prefixes.max(1));
         let write = || self.prompt(tokens, &[], &mut self.seeds.generator(Purpose::Prefix, group));
         (tokens > 0).then(write)
     }

@@ -72,10 +72,11 @@ impl Trace {
                 return Err(PlanError::line(path, line, "is earlier than the row before".to_owned()));
             }
             last = row.at;
-            let moment = Duration::from_secs_f64((row.at - origin).as_secs_f64() / speed);
-            if moment >= duration {
+            let seconds = (row.at - origin).as_secs_f64() / speed;
+            if seconds >= duration.as_secs_f64() {
                 break;
             }
+            let moment = Duration::from_secs_f64(seconds);
             trace.keep(moment, row).map_err(|what| PlanError::line(path, line, what))?;
         }
         if trace.rows.is_empty() {

@@ -3,6 +3,7 @@
 //!
 //! Times are in milliseconds, rates per second, tokens as the server counted them.
 
+pub mod beside;
 #[cfg(test)]
 pub(crate) mod sample;
 #[cfg(test)]

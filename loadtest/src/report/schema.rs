@@ -225,7 +225,7 @@ fn sweep_with_a_limit() -> Sweep {
             load: 2.0,
             offered: 4.0,
             interval: (2.0, 2.5),
-            confidence: 0.95,
+            confidence: Some(0.95),
             basis: "two runs".to_owned(),
         }),
         notes: vec!["load 2.5 counts as missed".to_owned()],

@@ -91,10 +91,10 @@ pub struct Limit {
     pub load: f64,
     /// Requests a second offered at that load.
     pub offered: f64,
-    /// Between which loads it lies, with `confidence`.
+    /// Between which loads it lies, with `confidence` if there is one.
     pub interval: (f64, f64),
-    /// 0.95, say.
-    pub confidence: f64,
+    /// 0.95, say. None where no attainment was wanted: single runs decided then.
+    pub confidence: Option<f64>,
     /// What the interval rests on, in words.
     pub basis: String,
 }

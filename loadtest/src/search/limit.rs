@@ -14,8 +14,9 @@ use crate::report::sweep::{Finding, Limit, Sweep};
 use crate::verdict::{self, percent};
 use crate::workload::{Objectives, Workload};
 
-/// The confidence of the interval: that of a single decision. Each load near the limit could be decided wrongly, but a wrong
-/// decision must also be the last one on its side to spoil the interval; `tests.rs` sees that 95 % are kept.
+/// The confidence of the interval, where an attainment is wanted. It is that of a single decision; several loads are near
+/// the limit, but a wrong decision only spoils the interval if it is the last one on its side. `tests.rs` sees that it is
+/// kept.
 const CONFIDENCE: f64 = 0.95;
 
 /// Where to look, and how closely.
@@ -150,7 +151,13 @@ impl<R: AsyncFnMut(f64) -> anyhow::Result<Report>> Limits<'_, R> {
             ),
             None => format!("at load {load} the objectives were met in two runs, at load {high} missed in one"),
         };
-        Limit { load, offered: report.total.rates.offered, interval: (load, high), confidence: CONFIDENCE, basis }
+        Limit {
+            load,
+            offered: report.total.rates.offered,
+            interval: (load, high),
+            confidence: self.wanted().map(|_| CONFIDENCE),
+            basis,
+        }
     }
 
     /// Runs a load as often as it takes to know whether it meets the objectives, and remembers the answer.

@@ -91,7 +91,7 @@ fn the_load_is_doubled_then_the_gap_is_halved_and_the_limit_is_run_once_more() {
     let sweep = find(SEARCH, |load| Ok(exact(11.0).exact(load))).unwrap();
     assert_eq!(loads_of(&sweep), [1.0, 2.0, 4.0, 8.0, 16.0, 12.0, 10.0, 11.0, 11.0, 11.0, 10.0]);
     let limit = sweep.limit.clone().unwrap();
-    assert_eq!((limit.load, limit.interval, limit.confidence), (10.0, (10.0, 12.0), 0.95));
+    assert_eq!((limit.load, limit.interval, limit.confidence), (10.0, (10.0, 12.0), Some(0.95)));
     assert_eq!((limit.offered, sweep.finding, sweep.exit_code()), (2.0, Finding::Limit, 0));
     let basis = "at load 10 the attainment is at least 95 %, at load 12 less, by Wilson's intervals of 95 %; confirmed by a \
                  run more, with 96.243 % good";
@@ -189,7 +189,7 @@ fn other_objectives_must_be_met_in_every_run_and_can_be_the_only_ones() {
     let sweep = wait(find_limit(&wanted, SEARCH, run)).unwrap();
     assert_eq!(loads_of(&sweep), [1.0, 2.0, 4.0, 8.0, 16.0, 12.0, 10.0, 9.0, 9.5, 9.0]);
     let limit = sweep.limit.unwrap();
-    assert_eq!((limit.load, limit.interval), (9.0, (9.0, 9.5)));
+    assert_eq!((limit.load, limit.interval, limit.confidence), (9.0, (9.0, 9.5), None));
     assert_eq!(limit.basis, "at load 9 the objectives were met in two runs, at load 9.5 missed in one");
 }
 

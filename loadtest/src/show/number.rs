@@ -35,6 +35,20 @@ pub(super) fn quantity(value: f64) -> String {
     }
 }
 
+/// A round number as it stands at an axis: no zeros behind the point.
+pub(super) fn round(value: f64) -> String {
+    match value {
+        value if value.abs() < 10_000.0 => format!("{}", (value * 1000.0).round() / 1000.0),
+        value if value.abs() < 1e6 => format!("{}k", value / 1e3),
+        value => format!("{}M", value / 1e6),
+    }
+}
+
+/// The same of a time in milliseconds.
+pub(super) fn round_milliseconds(value: f64) -> String {
+    if value < 1000.0 { format!("{} ms", round(value)) } else { format!("{} s", round(value / 1000.0)) }
+}
+
 /// A part of a whole in percent, rounded down so that "100 %" means all, and "0 %" none.
 pub(super) fn percent(part: f64) -> String {
     match part {

@@ -347,7 +347,7 @@ pub(super) fn sweep() -> Sweep {
             load: 2.0,
             offered: 4.8,
             interval: (2.0, 2.2),
-            confidence: 0.95,
+            confidence: Some(0.95),
             basis: "Wilson's interval of the attainment at each load; bisected until the bracket was narrower than a tenth."
                 .to_owned(),
         }),

@@ -4,25 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::measure::formula;
 use crate::report::Distribution;
-
-/// The measures that a report has, by their keys. All are times in milliseconds; the report says how each is computed.
-pub const MEASURES: [&str; 14] = [
-    "ttft",
-    "ttft_scheduled",
-    "ttfot",
-    "ttfot_scheduled",
-    "itl",
-    "tpot",
-    "ntpot",
-    "e2e",
-    "e2e_scheduled",
-    "queue_wait",
-    "head",
-    "pool_wait",
-    "dispatch_lag",
-    "largest_gap",
-];
 
 /// One number of a distribution, and its name.
 const STATISTICS: [(&str, Statistic); 7] = [
@@ -40,7 +23,7 @@ const STATISTICS: [(&str, Statistic); 7] = [
 pub struct Metric {
     /// Whose, if not that of all requests.
     pub tenant: Option<String>,
-    /// One of `MEASURES`.
+    /// The key of one of `formula::MEASURES`.
     pub measure: &'static str,
     /// Which number of its distribution.
     pub statistic: Statistic,
@@ -65,20 +48,34 @@ pub enum Statistic {
     Max,
 }
 
-/// Why a name is none.
+/// Why a name is none. What to do about it is in `hint`.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum MetricError {
     /// There is no statistic after a dot.
-    #[error(
-        "\"{0}\" names no statistic\nhint: measure.statistic, such as ttft_scheduled.p95, or tenant:measure.statistic"
-    )]
+    #[error("`{0}` names no statistic")]
     NoStatistic(String),
     /// The measure is not known.
-    #[error("there is no measure \"{0}\"\nhint: the measures are {all}", all = MEASURES.join(", "))]
+    #[error("there is no measure `{0}`")]
     UnknownMeasure(String),
     /// The statistic is not known.
-    #[error("there is no statistic \"{0}\"\nhint: the statistics are mean, p50, p90, p95, p99, p999, max")]
+    #[error("there is no statistic `{0}`")]
     UnknownStatistic(String),
+}
+
+impl MetricError {
+    /// What may have been meant.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoStatistic(_) => {
+                "measure.statistic, such as ttft_scheduled.p95, or tenant:measure.statistic".to_owned()
+            }
+            Self::UnknownMeasure(measure) => {
+                let nearest = measures().min_by_key(|known| strsim::levenshtein(measure, known));
+                format!("did you mean `{}`?", nearest.unwrap_or_default())
+            }
+            Self::UnknownStatistic(_) => format!("one of {}", STATISTICS.map(|(name, _)| name).join(", ")),
+        }
+    }
 }
 
 impl Metric {
@@ -93,12 +90,16 @@ impl Metric {
             None => (None, name),
         };
         let (measure, statistic) = rest.split_once('.').ok_or_else(|| MetricError::NoStatistic(name.to_owned()))?;
-        let known = MEASURES.into_iter().find(|known| *known == measure);
+        let known = measures().find(|known| *known == measure);
         let measure = known.ok_or_else(|| MetricError::UnknownMeasure(measure.to_owned()))?;
         let known = STATISTICS.into_iter().find(|(known, _)| *known == statistic);
         let (_, statistic) = known.ok_or_else(|| MetricError::UnknownStatistic(statistic.to_owned()))?;
         Ok(Self { tenant, measure, statistic })
     }
+}
+
+fn measures() -> impl Iterator<Item = &'static str> {
+    formula::MEASURES.iter().map(|measure| measure.key)
 }
 
 impl Statistic {

@@ -8,9 +8,10 @@ mod metric;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use metric::{MEASURES, Metric, MetricError, Statistic};
+pub use metric::{Metric, MetricError, Statistic};
 
 use crate::report::{Audit, Fairness, Objective, Report, Summary, Verdict};
 use crate::workload::Objectives;
@@ -18,13 +19,14 @@ use crate::workload::Objectives;
 /// The name of the objective of attainment. `find-limit` decides about it in its own way.
 pub const ATTAINMENT: &str = "attainment";
 
+/// How many kinds of lies are told.
+const EXAMPLES: usize = 5;
+
 /// What makes a run no measurement and is not in the other parts of its report.
 #[derive(Clone, Debug, Default)]
 pub struct Doubts {
-    /// How many requests got numbers from the server that contradict each other.
-    pub lies: u64,
-    /// The first of them, in words.
-    pub examples: Vec<String>,
+    /// What was wrong with the server's own numbers, and in how many requests.
+    pub lies: BTreeMap<String, u64>,
     /// Why the run ended before its time, if it did.
     pub broken_off: Option<String>,
 }
@@ -53,11 +55,13 @@ impl Doubts {
         if let Some(reason) = &self.broken_off {
             reasons.push(format!("the run was broken off: {reason}"));
         }
-        if self.lies > 0 {
+        if !self.lies.is_empty() {
+            let examples: Vec<_> =
+                self.lies.iter().take(EXAMPLES).map(|(lie, count)| format!("{lie} ({count})")).collect();
             reasons.push(format!(
                 "the server's own numbers contradict each other in {} requests, so none of its counts can be believed: {}",
-                self.lies,
-                self.examples.join("; "),
+                self.lies.values().sum::<u64>(),
+                examples.join("; "),
             ));
         }
         reasons
@@ -149,7 +153,7 @@ fn of_requests(wanted: &Objectives, total: &Summary) -> Vec<Objective> {
 /// The objective of one line of `at_most`, or why the line cannot be read.
 fn at_most(report: &Report, name: &str, bound: &str) -> Result<Objective, String> {
     let unreadable = |error: &dyn std::fmt::Display| format!("objective at_most.\"{name}\" = \"{bound}\": {error}");
-    let metric = Metric::parse(name).map_err(|error| unreadable(&error))?;
+    let metric = Metric::parse(name).map_err(|error| unreadable(&format!("{error}\nhint: {}", error.hint())))?;
     let most = in_milliseconds(humantime::parse_duration(bound).map_err(|error| unreadable(&error))?);
     let group = match &metric.tenant {
         None => &report.total,

@@ -134,15 +134,16 @@ fn a_harness_that_was_too_slow_makes_no_measurement_and_says_what_to_do() {
 #[test]
 fn a_server_that_lies_and_a_run_that_is_broken_off_are_no_measurement() {
     let doubts = Doubts {
-        lies: 3,
-        examples: vec!["r1: 40 tokens seen, 4 counted".to_owned()],
+        lies: [("fewer tokens counted than seen".to_owned(), 2), ("no usage".to_owned(), 1)].into(),
         broken_off: Some("interrupted after 12 s".to_owned()),
     };
     let verdict = judge(&sample::report(), &doubts);
     assert_eq!(verdict.exit_code(), 2);
     assert_eq!(verdict.invalid[0], "the run was broken off: interrupted after 12 s");
+    let lies = &verdict.invalid[1];
     assert!(
-        verdict.invalid[1].contains("in 3 requests") && verdict.invalid[1].ends_with("r1: 40 tokens seen, 4 counted")
+        lies.contains("in 3 requests") && lies.ends_with("fewer tokens counted than seen (2); no usage (1)"),
+        "{lies}"
     );
 }
 
@@ -160,7 +161,7 @@ fn a_run_without_a_complete_request_is_no_measurement() {
 fn an_objective_that_cannot_be_read_is_told_with_its_line() {
     for (name, bound, why) in [
         ("chat:ttft.p95", "soon", "objective at_most.\"chat:ttft.p95\" = \"soon\": "),
-        ("ttft.p96", "1s", "there is no statistic \"p96\""),
+        ("ttft.p96", "1s", "there is no statistic `p96`\nhint: one of mean, p50, "),
         ("rag:ttft.p95", "1s", "there is no tenant rag in the report"),
     ] {
         let reason = invalid(|report| report.workload.slo.run.at_most = [(name.to_owned(), bound.to_owned())].into());
@@ -175,7 +176,9 @@ fn names_of_measures_are_read_and_faults_are_named() {
     assert_eq!(Metric::parse("ttft.p50"), Ok(metric(None, "ttft", Statistic::P50)));
     assert_eq!(Metric::parse("a.b:c:itl.p999"), Ok(metric(Some("a.b:c"), "itl", Statistic::P999)));
     assert_eq!(Metric::parse("ttft"), Err(MetricError::NoStatistic("ttft".to_owned())));
-    assert_eq!(Metric::parse("tfft.p50"), Err(MetricError::UnknownMeasure("tfft".to_owned())));
+    let unknown = MetricError::UnknownMeasure("tfft".to_owned());
+    assert_eq!(unknown.hint(), "did you mean `ttft`?");
+    assert_eq!(Metric::parse("tfft.p50"), Err(unknown));
     assert_eq!(Metric::parse("ttft.p50.p95"), Err(MetricError::UnknownStatistic("p50.p95".to_owned())));
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::load::nearest;
 use super::place::Place;
-use super::slo::{MEASURES, STATISTICS};
 use super::{Arrival, Distribution, Length, Slo, Surface, Tenant, Workload};
+use crate::verdict::Metric;
 
 /// Runs are in memory, as histograms; nobody wants one that is longer.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
@@ -103,8 +103,13 @@ fn tenant(place: &Place, own_name: &str, tenant: &Tenant) -> Checked {
     let variable = tenant.key_variable.as_ref();
     let both = variable.is_none() || tenant.key_file.is_none();
     demand(both, place.key("key_file"), "`key_file` and `key_variable` exclude each other", "leave one out")?;
-    let named = variable.is_none_or(|name| !name.is_empty() && !name.contains(['=', '\0']));
-    demand(named, place.key("key_variable"), "this can be no variable's name", "the key itself does not belong here")?;
+    // Who writes the key itself here must not find it in messages.
+    let named = variable.is_none_or(|name| {
+        name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    });
+    let what = "a variable's name has capital letters, digits and `_`";
+    demand(named, place.key("key_variable"), what, "the key itself does not belong here")?;
 
     arrival(&place.key("arrival"), &tenant.arrival)?;
     count(&place.key("prompt_tokens"), &tenant.prompt_tokens, MOST_TOKENS)?;
@@ -272,18 +277,11 @@ pub(super) fn check_slo(place: &Place, slo: &Slo, workload: &Workload) -> Checke
 }
 
 fn at_most(place: Place, name: &str, bound: &str, workload: &Workload) -> Checked {
-    let measure = match name.split_once(':') {
-        Some((tenant, measure)) => {
-            known_tenant(place.clone(), tenant, workload)?;
-            measure
-        }
-        None => name,
-    };
-    let (measure, statistic) = measure.split_once('.').unwrap_or((measure, ""));
-    let hint = format!("did you mean `{}`?", nearest(measure, MEASURES));
-    demand(MEASURES.contains(&measure), place.clone(), format!("there is no measure `{measure}`"), hint)?;
-    let hint = format!("one of {}, for example \"{measure}.p95\"", STATISTICS.join(", "));
-    demand(STATISTICS.contains(&statistic), place.clone(), "which part of the distribution?", hint)?;
+    match &Metric::parse(name) {
+        Err(error) => demand(false, place.clone(), error.to_string(), error.hint())?,
+        Ok(Metric { tenant: Some(tenant), .. }) => known_tenant(place.clone(), tenant, workload)?,
+        Ok(_) => {}
+    }
     let is_time = humantime::parse_duration(bound).is_ok();
     demand(is_time, place, format!("\"{bound}\" is no time"), "a time with its unit, such as \"2s\" or \"80ms\"")
 }

@@ -30,7 +30,7 @@ pub use flags::WorkloadFlags;
 pub use length::{Distribution, Length};
 pub use load::{WorkloadError, load, load_slo};
 pub use shipped::shipped;
-pub use slo::{MEASURES, Objectives, RequestSlo, STATISTICS, Slo};
+pub use slo::{Objectives, RequestSlo, Slo};
 
 /// A whole workload.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -7,27 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::duration;
 
-/// The measures of a request that an objective can bound. What each means is in the report beside its numbers.
-pub const MEASURES: [&str; 14] = [
-    "ttft",
-    "ttft_scheduled",
-    "ttfot",
-    "ttfot_scheduled",
-    "itl",
-    "tpot",
-    "ntpot",
-    "e2e",
-    "e2e_scheduled",
-    "queue_wait",
-    "head",
-    "pool_wait",
-    "dispatch_lag",
-    "largest_gap",
-];
-
-/// What of a measure's distribution an objective can bound.
-pub const STATISTICS: [&str; 8] = ["min", "mean", "p50", "p90", "p95", "p99", "p999", "max"];
-
 /// A service level objective. May be a file of its own (`--slo`).
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]

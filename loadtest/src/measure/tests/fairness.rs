@@ -60,7 +60,11 @@ fn history() -> impl Strategy<Value = History> {
 
 proptest! {
     #[test]
-    fn the_largest_gap_is_that_of_all_sub_intervals(one in history(), other in history(), weights in (1..8_u32, 1..8_u32)) {
+    fn the_largest_gap_is_that_of_all_sub_intervals(
+        one in history(),
+        other in history(),
+        weights in (1..8_u32, 1..8_u32),
+    ) {
         let weights = (f64::from(weights.0), f64::from(weights.1));
         let (gap, buckets) = largest_gap(&one, &other, weights);
         prop_assert!((gap - brute_force_gap(&one, &other, weights)).abs() < 1e-9);
@@ -69,7 +73,10 @@ proptest! {
     }
 
     #[test]
-    fn the_largest_request_is_that_of_all_at_any_price(requests in prop::collection::vec((0..50_u32, 0..50_u32), 1..200), price in 0.5..200.0) {
+    fn the_largest_request_is_that_of_all_at_any_price(
+        requests in prop::collection::vec((0..50_u32, 0..50_u32), 1..200),
+        price in 0.5..200.0,
+    ) {
         let mut largest = Largest::default();
         for (prompt, output) in &requests {
             largest.add(f64::from(*prompt), f64::from(*output));
@@ -117,7 +124,8 @@ proptest! {
         let report = report(&workload, 2, &records);
         for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
             let cost = |record: &&Record| {
-                let usage = record.usage.unwrap_or(Usage { prompt: record.planned_prompt_tokens, cached: 0, completion: 0 });
+                let planned = Usage { prompt: record.planned_prompt_tokens, cached: 0, completion: 0 };
+                let usage = record.usage.unwrap_or(planned);
                 let prompt = (usage.prompt - usage.cached) as f64 + 0.1 * usage.cached as f64;
                 if record.first_token.is_some() { prompt + 3.0 * record.tokens_seen as f64 } else { 0.0 }
             };

@@ -13,7 +13,9 @@ const END: Duration = Duration::from_secs(8);
 
 fn measured(workload: &Workload, records: &[Record]) -> Measured {
     let mut measures = Measures::new(workload, 2);
-    records.iter().for_each(|record| measures.add(record));
+    for record in records {
+        measures.add(record);
+    }
     measures.finish(END)
 }
 
@@ -159,7 +161,9 @@ fn a_snapshot_tells_rates_since_the_one_before() {
     assert_eq!((first.completed, first.failed, first.left), (1, 1, 0));
     assert_eq!(first.errors["status 429 queue_full"], 1);
     assert_eq!(first.ttft_scheduled_p50, Some(100.0));
-    (0..10).for_each(|_| measures.add(&complete(1000)));
+    for _ in 0..10 {
+        measures.add(&complete(1000));
+    }
     let second = measures.snapshot(seconds(3));
     assert_eq!((second.completed_per_second, second.completion_tokens_per_second), (5.0, 25.0));
     assert_eq!(measures.snapshot(seconds(4)).completed_per_second, 0.0);

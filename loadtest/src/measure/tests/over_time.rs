@@ -26,7 +26,9 @@ fn timeline(records: &[Record]) -> crate::report::Timeline {
 
 proptest! {
     #[test]
-    fn cells_are_sums_of_their_moments_however_often_they_were_doubled(moments in prop::collection::vec(0..3000_u64, 1..50)) {
+    fn cells_are_sums_of_their_moments_however_often_they_were_doubled(
+        moments in prop::collection::vec(0..3000_u64, 1..50),
+    ) {
         let mut series: Series<Sum> = Series::new(7, 8);
         moments.iter().for_each(|moment| series.at(*moment).0 += 1);
         let width = series.width();
@@ -37,7 +39,9 @@ proptest! {
     }
 
     #[test]
-    fn a_spread_time_is_found_in_the_cells_that_it_touches(spans in prop::collection::vec((0..3000_u64, 0..3000_u64), 1..20)) {
+    fn a_spread_time_is_found_in_the_cells_that_it_touches(
+        spans in prop::collection::vec((0..3000_u64, 0..3000_u64), 1..20),
+    ) {
         let mut series: Series<Sum> = Series::new(7, 8);
         for (begin, length) in &spans {
             series.spread(*begin, begin + length, |cell, micros| cell.0 += micros);
@@ -67,7 +71,9 @@ proptest! {
         let timeline = timeline(&records);
         let end = records.iter().map(|record| record.ended).max().unwrap().as_secs_f64();
         let lasted = |index: usize| (end - index as f64 * timeline.slice_seconds).clamp(0.0, timeline.slice_seconds);
-        let sum = |averages: &[f64]| averages.iter().enumerate().map(|(index, value)| value * lasted(index)).sum::<f64>();
+        let sum = |averages: &[f64]| -> f64 {
+            averages.iter().enumerate().map(|(index, value)| value * lasted(index)).sum()
+        };
         let under_way: f64 = records.iter().map(|record| (record.ended - record.sent).as_secs_f64()).sum();
         prop_assert!((sum(&timeline.in_flight) - under_way).abs() < 0.001 * under_way.max(1.0));
         let without = |record: &Record| record.first_token.unwrap_or(record.ended) - record.sent;
@@ -84,7 +90,8 @@ proptest! {
         prop_assert_eq!(blocks.iter().map(|block| block.scheduled).sum::<u64>(), records.len() as u64);
         let complete = records.iter().filter(|record| record.ending == Ending::Complete).count() as u64;
         prop_assert_eq!(blocks.iter().map(|block| block.good).sum::<u64>(), complete);
-        prop_assert_eq!(blocks.iter().map(|block| block.failed + block.left).sum::<u64>(), records.len() as u64 - complete);
+        let incomplete: u64 = blocks.iter().map(|block| block.failed + block.left).sum();
+        prop_assert_eq!(incomplete, records.len() as u64 - complete);
         let gaps: usize = records.iter().map(|record| record.gaps.len()).sum();
         let counted = blocks.iter().flat_map(|block| block.histograms.get("itl")).flatten().map(|(_, count)| count);
         prop_assert_eq!(counted.sum::<u64>(), gaps as u64);

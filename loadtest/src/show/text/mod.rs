@@ -8,7 +8,7 @@ mod sweep;
 mod tests;
 
 use columns::{Columns, wrapped};
-pub(super) use sweep::sweep;
+pub(super) use sweep::{by_load, limit, no_limit, none, outcome, sweep};
 
 use super::measures;
 use super::number::{count, counted, milliseconds, percent, printable, quantity, seconds, share};
@@ -169,7 +169,7 @@ fn tenants(report: &Report) -> Vec<String> {
 }
 
 /// Requests that ended neither complete nor left.
-pub(super) fn failed(summary: &Summary) -> u64 {
+pub(in crate::show) fn failed(summary: &Summary) -> u64 {
     summary.endings.iter().filter(|(name, _)| !["complete", "left"].contains(&name.as_str())).map(|(_, n)| n).sum()
 }
 
@@ -276,7 +276,7 @@ fn verdict(verdict: &Verdict) -> Vec<String> {
 }
 
 /// The verdict in a line, here and on top of the page.
-pub(super) fn verdict_line(verdict: &Verdict) -> String {
+pub(in crate::show) fn verdict_line(verdict: &Verdict) -> String {
     let all = verdict.objectives.len();
     let missed = verdict.objectives.iter().filter(|objective| !objective.met).count();
     match (verdict.invalid.is_empty(), all, missed) {

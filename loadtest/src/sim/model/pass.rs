@@ -77,13 +77,17 @@ impl Model {
     fn give_token(&mut self, slot: usize, at: Moment) {
         let context = self.profile.context;
         let Some(work) = &mut self.slots[slot].work else { return };
-        work.note_token(at);
+        // Who wants only the prompt computed (a vector) gets no token.
+        let wanted = work.sequence.limit != Some(0);
+        if wanted {
+            work.note_token(at);
+        }
         let end = end_of(work, context);
         let broken = work
             .sequence
             .trouble
             .is_some_and(|trouble| trouble.kind == TroubleKind::Break && work.generated >= trouble.after);
-        if work.streamed {
+        if work.streamed && wanted {
             work.written = at;
             self.outputs.push(work.output(Event::Token, at));
             self.quiet_since = at;
@@ -101,7 +105,7 @@ impl Model {
 
 /// Whether its last token was the last one, and why.
 fn end_of(work: &Work, context: usize) -> Option<End> {
-    let reaches = |bound: Option<u64>| bound.is_some_and(|bound| work.generated >= bound.max(1));
+    let reaches = |bound: Option<u64>| bound.is_some_and(|bound| work.generated >= bound);
     if reaches(work.sequence.ends_at) {
         Some(End::Complete)
     } else if reaches(work.sequence.limit) || work.sequence.prompt.len() as u64 + work.generated >= context as u64 {

@@ -208,7 +208,7 @@ fn pings_come_in_silence_and_not_while_another_slot_gives_tokens() {
     stuck.sequences[0].trouble = Some(Trouble { after: 1, kind: TroubleKind::Hang });
     let stuck = model.submit(stuck, ms(0));
     model.submit(request(500, 10, 900), ms(0));
-    assert_eq!(moments(&mut model, 9000, stuck, ping), [0_u64; 0], "the other one speaks");
+    assert_eq!(moments(&mut model, 9000, stuck, ping), [0; 0], "the other one speaks");
     assert_eq!(moments(&mut model, 20_000, stuck, ping).len(), 2, "and then does not");
 }
 

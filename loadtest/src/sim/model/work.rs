@@ -27,7 +27,7 @@ pub struct Sequence {
     pub reply: Reply,
     /// After how many tokens the model ends by itself, if it does.
     pub ends_at: Option<u64>,
-    /// How many tokens it may give, at least 1.
+    /// How many tokens it may give; 0 to have the prompt computed and nothing more.
     pub limit: Option<u64>,
     /// Whether the prompt may come from the cache (`cache_prompt`).
     pub cached: bool,
@@ -94,6 +94,8 @@ pub struct Output {
     pub event: Event,
     /// When.
     pub at: Moment,
+    /// The prompt's tokens.
+    pub prompt: usize,
     /// Its tokens and times so far.
     pub timings: Timings,
 }
@@ -128,7 +130,8 @@ impl Launch {
         let works = sequences.into_iter().enumerate().map(|(index, sequence)| {
             let task = *next_task;
             *next_task += 1;
-            Work { follows: together && index > 0, ..Work::new(id, index, task, sequence, streamed, ping) }
+            let follows = together && index > 0;
+            Work { streamed, ping, follows, ..Work::new(id, index, task, sequence) }
         });
         let launch = |works| Self { request: id, works, left: None };
         if together { vec![launch(works.collect())] } else { works.map(|work| launch(vec![work])).collect() }
@@ -163,28 +166,25 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn new(request: u64, index: usize, task: u64, sequence: Sequence, streamed: bool, ping: Option<Duration>) -> Self {
+    fn new(request: u64, index: usize, task: u64, sequence: Sequence) -> Self {
         let zero = Moment::ZERO;
-        let (cached, processed, generated) = (0, 0, 0);
-        let (began, first, last, written) = (zero, zero, zero, zero);
-        let (left, noticed) = (None, false);
         Self {
             request,
             index,
             task,
             sequence,
-            streamed,
-            ping,
+            streamed: false,
+            ping: None,
             follows: false,
-            cached,
-            processed,
-            generated,
-            began,
-            first,
-            last,
-            written,
-            left,
-            noticed,
+            cached: 0,
+            processed: 0,
+            generated: 0,
+            began: zero,
+            first: zero,
+            last: zero,
+            written: zero,
+            left: None,
+            noticed: false,
         }
     }
 
@@ -225,7 +225,8 @@ impl Work {
     }
 
     pub(super) fn output(&self, event: Event, at: Moment) -> Output {
-        Output { request: self.request, sequence: self.index, event, at, timings: self.timings() }
+        let prompt = self.sequence.prompt.len();
+        Output { request: self.request, sequence: self.index, event, at, prompt, timings: self.timings() }
     }
 }
 
