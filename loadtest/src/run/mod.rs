@@ -5,6 +5,8 @@
 //! its slot; the verdict.
 
 mod once;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod watchdog;
 
