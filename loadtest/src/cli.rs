@@ -1,5 +1,6 @@
 //! The command line: arguments in, an exit code out.
 
+mod beside;
 mod output;
 mod read;
 mod run;
@@ -34,6 +35,8 @@ enum Command {
     Sweep(Box<search::SweepArguments>),
     /// Find the highest load that meets the objectives
     FindLimit(Box<search::FindLimitArguments>),
+    /// Measure what nginx and the gateway add to a llama-server
+    Beside(Box<beside::BesideArguments>),
     /// Say how the second of two reports differs from the first
     Compare(read::CompareArguments),
     /// Show a report again, or as a page
@@ -57,6 +60,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Sweep(arguments) => search::sweep(&arguments),
         Command::FindLimit(arguments) => search::find_limit(&arguments),
+        Command::Beside(arguments) => beside::beside(&arguments),
         Command::Compare(arguments) => read::compare(&arguments),
         Command::Show(arguments) => read::show(&arguments),
         Command::Workloads { name } => read::workloads(name.as_deref()),

@@ -48,6 +48,7 @@ impl TargetArguments {
             upstream_key: self.upstream_key_file.as_ref().map(read).transpose()?,
             client: client::Options { connect_timeout: self.connect_timeout, ca_file: self.ca_file.clone() },
             no_key: self.no_key,
+            one_key: None,
             cancel_trials: 0,
             audit: false,
         })

@@ -43,6 +43,8 @@ pub struct Settings {
     pub client: client::Options,
     /// Whether requests go without a key.
     pub no_key: bool,
+    /// The key of all tenants, in place of their own.
+    pub one_key: Option<String>,
     /// Trials of how soon a leaving client frees its slot; needs `upstreams`.
     pub cancel_trials: u32,
     /// Whether the books are read.
@@ -69,7 +71,7 @@ impl Bench {
     /// # Errors
     /// A key is missing or refused; nobody answers.
     pub async fn prepare(workload: &Workload, settings: Settings) -> anyhow::Result<Self> {
-        let keys = keys(workload, settings.no_key)?;
+        let keys = keys(workload, &settings)?;
         let asker = |(name, tenant): (&String, &crate::workload::Tenant)| Asker {
             tenant: name.clone(),
             key: keys.get(name).cloned().flatten(),
@@ -202,10 +204,14 @@ struct Parts {
     cpu_seconds: f64,
 }
 
-fn keys(workload: &Workload, no_key: bool) -> anyhow::Result<Keys> {
+fn keys(workload: &Workload, settings: &Settings) -> anyhow::Result<Keys> {
     let environment = |name: &str| std::env::var(name).ok();
     let key = |(name, tenant): (&String, &crate::workload::Tenant)| {
-        let key = if no_key { None } else { Some(tenant.key(name, environment)?) };
+        let key = match &settings.one_key {
+            _ if settings.no_key => None,
+            Some(key) => Some(key.clone()),
+            None => Some(tenant.key(name, environment)?),
+        };
         Ok((name.clone(), key))
     };
     workload.tenants.iter().map(key).collect()
