@@ -85,6 +85,9 @@ pub struct Account {
     slots: u32,
     /// Tokens of the prompt, as counted before it was let in.
     prompt: u64,
+    /// Whether the ledger has been told of a dispatch.
+    opened: bool,
+    /// `None` while it has no slots: before they are given, and after they were given back unused.
     dispatched: Option<Dispatched>,
     asked: Option<Instant>,
     first_token: Option<Moment>,
@@ -110,6 +113,7 @@ impl Account {
             queued: None,
             slots: 1,
             prompt: 0,
+            opened: false,
             dispatched: None,
             asked: None,
             first_token: None,
@@ -139,12 +143,28 @@ impl Account {
         let (slots, prompt) = (self.slots, self.prompt);
         let (at, queue_wait) = (self.moment().timestamp, self.queue_wait());
         let dispatched = Dispatched { at, queue_wait, upstream, slots, prompt };
-        let is_first = self.dispatched.replace(dispatched.clone()).is_none();
-        if let Some(charge) = self.charge.as_mut().filter(|_| is_first) {
-            charge.open(dispatched).await?;
-            self.progress = Some(charge.progress());
+        // Before the wait for the disk, which may be given up: the slots are held meanwhile.
+        self.dispatched = Some(dispatched.clone());
+        let Some(charge) = &mut self.charge else { return Ok(()) };
+        if std::mem::replace(&mut self.opened, true) {
+            charge.progress().dispatched_again(at);
+            return Ok(());
         }
+        if let Err(error) = charge.open(dispatched).await {
+            // It does not go to llama-server: the gateway's own fault is no use of slots, and nothing to be charged.
+            self.dispatched = None;
+            return Err(error.into());
+        }
+        self.progress = Some(charge.progress());
         Ok(())
+    }
+
+    /// The slots were given back unused, because llama-server could not be reached: it waits again.
+    pub fn waits_again(&mut self) {
+        self.dispatched = None;
+        if let Some(progress) = &self.progress {
+            progress.waits_again();
+        }
     }
 
     /// How long it has waited for a slot.

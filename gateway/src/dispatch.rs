@@ -67,6 +67,7 @@ impl Dispatch<'_> {
                 // refuses is out of the queue by now: each attempt but a few meets another one.
                 Err(error) if error.has_not_begun() && attempts < MAX_ATTEMPTS && Instant::now() < self.deadline => {
                     attempts += 1;
+                    self.account.waits_again();
                     slot = self.slot(slot.unused()).await?;
                     self.record(&slot).await?;
                 }

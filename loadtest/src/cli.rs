@@ -35,10 +35,10 @@ enum Command {
     Sweep(Box<search::SweepArguments>),
     /// Find the highest load that meets the objectives
     FindLimit(Box<search::FindLimitArguments>),
-    /// Measure what nginx and the gateway add to a llama-server
-    Beside(Box<beside::BesideArguments>),
     /// Say how the second of two reports differs from the first
     Compare(read::CompareArguments),
+    /// Measure what nginx and the gateway add to a llama-server: latencies, CPU time, memory, time to cancel
+    Beside(Box<beside::BesideArguments>),
     /// Show a report again, or as a page
     Show(read::ShowArguments),
     /// List the workloads that come with the program, or print one
@@ -60,8 +60,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Sweep(arguments) => search::sweep(&arguments),
         Command::FindLimit(arguments) => search::find_limit(&arguments),
-        Command::Beside(arguments) => beside::beside(&arguments),
         Command::Compare(arguments) => read::compare(&arguments),
+        Command::Beside(arguments) => beside::beside(&arguments),
         Command::Show(arguments) => read::show(&arguments),
         Command::Workloads { name } => read::workloads(name.as_deref()),
         Command::Sim(arguments) => {

@@ -99,12 +99,19 @@ struct Run {
     foreign_requests: i64,
 }
 
-/// Runs begin with the last sample before the span, if there is one.
+/// Runs begin with the last sample before the span, if there is one. What is older is not read.
 const RUNS: &str = "
-    WITH samples AS (
-        SELECT *, sum(restarted) OVER (PARTITION BY upstream ORDER BY at_ms) AS run FROM engine_samples AS sample
-        WHERE at_ms >= coalesce((SELECT max(at_ms) FROM engine_samples
-            WHERE upstream = sample.upstream AND at_ms <= ?1), ?1)
+    WITH RECURSIVE upstreams (upstream) AS (
+        SELECT min(upstream) FROM engine_samples
+        UNION ALL SELECT (SELECT min(upstream) FROM engine_samples WHERE upstream > upstreams.upstream)
+        FROM upstreams WHERE upstream IS NOT NULL
+    ), spans AS (
+        SELECT upstream AS whose, coalesce((SELECT max(at_ms) FROM engine_samples AS sample
+            WHERE sample.upstream = upstreams.upstream AND at_ms <= ?1), ?1) AS beginning
+        FROM upstreams WHERE upstream IS NOT NULL
+    ), samples AS (
+        SELECT sample.*, sum(restarted) OVER (PARTITION BY upstream ORDER BY at_ms) AS run
+        FROM spans CROSS JOIN engine_samples AS sample ON upstream = whose AND at_ms >= beginning
     ), runs AS (
         SELECT upstream, run, min(at_ms) AS first, max(at_ms) AS last FROM samples GROUP BY upstream, run
     )
@@ -255,4 +262,25 @@ fn compare_replica(connection: &Connection, upstream: &str, runs: &[&Run]) -> ru
 /// When there is none, or it cannot be read.
 pub fn open(data_dir: &Path) -> Result<Connection, DatabaseError> {
     ledger::open_to_read(data_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::tests::Book;
+
+    /// Samples of five weeks are kept, and those of a day are compared every minute.
+    #[test]
+    fn samples_before_the_span_are_not_read() {
+        let book = Book::new();
+        let mut statement = book.connection.prepare(&format!("EXPLAIN QUERY PLAN {RUNS}")).unwrap();
+        let plan = statement.query_map([0], |row| row.get::<_, String>("detail"));
+        let plan = plan.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap();
+        let read: Vec<_> = plan.iter().filter(|step| step.contains(" sample ")).collect();
+        assert!(!read.is_empty(), "{plan:?}");
+        assert!(
+            read.iter().all(|step| step.starts_with("SEARCH") && step.contains("(upstream=? AND at_ms")),
+            "{read:?}"
+        );
+    }
 }

@@ -145,16 +145,16 @@ impl Auditor {
         if !watch.read(due, (&before, &after), counters.busy, Instant::now()) {
             return false;
         }
-        let sample = Sample {
-            upstream: replica.address.to_string(),
-            at: self.clock.now(),
-            counters,
-            foreign: watch.take_foreign(),
-            restarted: watch.take_restarted(),
-        };
+        let (foreign, restarted) = (watch.take_foreign(), watch.take_restarted());
+        let upstream = replica.address.to_string();
+        let sample = Sample { upstream, at: self.clock.now(), counters, foreign, restarted };
         let stored = self.ledger.work(move |connection| sample::store(connection, &sample)).await;
-        // The ledger says itself what is wrong with it.
-        stored.inspect_err(|error| tracing::debug!(%error, "counters are not remembered")).is_ok()
+        if let Err(error) = &stored {
+            // The ledger says itself what is wrong with it.
+            tracing::debug!(%error, "counters are not remembered");
+            watch.put_back(foreign, restarted);
+        }
+        stored.is_ok()
     }
 
     /// What is known of a replica without asking it.

@@ -28,6 +28,22 @@ const LAST: &str = "
     SELECT at_ms, computed_tokens, cached_tokens, generated_tokens, in_flight_tokens
     FROM engine_samples WHERE upstream = ?1 ORDER BY at_ms DESC LIMIT 1";
 
+/// Samples that are this much later than now are of a clock that was wrong: with them nothing that happens from now on
+/// could be compared until it is as late again. A difference of less is outlived by what is compared.
+const WRONG_BY_MS: i64 = 86_400_000;
+
+const FORGET_LATER: &str = "DELETE FROM engine_samples WHERE upstream = ?1 AND at_ms > ?2";
+
+/// Samples of one replica that are forgotten at once at most: whoever settles an entry waits meanwhile.
+const SLICE: i64 = 1000;
+
+const NEXT_UPSTREAM: &str = "SELECT min(upstream) FROM engine_samples WHERE upstream > ?1";
+
+/// The primary key begins with the replica: without it, all samples would be read.
+const FORGET: &str = "
+    DELETE FROM engine_samples WHERE upstream = ?1 AND at_ms < min(?2, coalesce(
+        (SELECT at_ms FROM engine_samples WHERE upstream = ?1 ORDER BY at_ms LIMIT 1 OFFSET ?3), ?2))";
+
 const INSERT: &str = "
     INSERT INTO engine_samples (upstream, at_ms, computed_tokens, cached_tokens, generated_tokens, in_flight_tokens,
         foreign_requests, restarted)
@@ -37,10 +53,13 @@ const INSERT: &str = "
 pub(super) fn store(connection: &Connection, sample: &Sample) -> rusqlite::Result<()> {
     let Counters { computed, cached, generated, .. } = sample.counters;
     let in_flight: i64 = connection.prepare_cached(IN_FLIGHT)?.query_row([&sample.upstream], |row| row.get(0))?;
+    let (mut at, mut restarted) = (sample.at.as_millisecond(), sample.restarted);
+    // Its entries are as wrong: what was counted since the last right sample is compared with nothing.
+    let later = params![sample.upstream, at.saturating_add(WRONG_BY_MS)];
+    restarted |= connection.prepare_cached(FORGET_LATER)?.execute(later)? > 0;
     let last = connection.prepare_cached(LAST)?.query_row([&sample.upstream], |row| {
         Ok((row.get::<_, i64>(0)?, (row.get(1)?, row.get(2)?, row.get(3)?), row.get::<_, i64>(4)?))
     });
-    let (mut at, mut restarted) = (sample.at.as_millisecond(), sample.restarted);
     if let Some((last_at, last, last_in_flight)) = last.optional()? {
         if last == (computed, cached, generated) && last_in_flight == in_flight && sample.foreign == 0 && !restarted {
             return Ok(());
@@ -55,7 +74,30 @@ pub(super) fn store(connection: &Connection, sample: &Sample) -> rusqlite::Resul
     connection.prepare_cached(INSERT)?.execute(values).map(drop)
 }
 
-/// Forgets what is older.
+/// Forgets what is older, some of it at a time.
 pub(super) fn forget(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM engine_samples WHERE at_ms < ?1", [before.as_millisecond()]).map(drop)
+    let mut next = connection.prepare_cached(NEXT_UPSTREAM)?;
+    let mut forget = connection.prepare_cached(FORGET)?;
+    let mut upstream = String::new();
+    while let Some(found) = next.query_row([&upstream], |row| row.get(0))? {
+        upstream = found;
+        forget.execute(params![upstream, before.as_millisecond(), SLICE])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::tests::Book;
+
+    /// It is done on the thread that settles entries.
+    #[test]
+    fn what_is_forgotten_is_looked_up() {
+        let book = Book::new();
+        let mut statement = book.connection.prepare(&format!("EXPLAIN QUERY PLAN {FORGET}")).unwrap();
+        let plan = statement.query_map(params!["", 0, 0], |row| row.get::<_, String>("detail"));
+        let plan = plan.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap();
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN engine_samples")), "{plan:?}");
+    }
 }

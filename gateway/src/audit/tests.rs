@@ -7,8 +7,8 @@ use crate::config::OnFailure;
 use crate::ledger::{Settings, usage};
 
 /// A ledger into which the tests write directly. Times are in seconds.
-struct Book {
-    connection: Connection,
+pub(super) struct Book {
+    pub(super) connection: Connection,
     requests: u64,
     _dir: tempfile::TempDir,
 }
@@ -39,7 +39,7 @@ fn complete(ended: i64, computed: i64, cached: i64, generated: i64) -> Entry {
 }
 
 impl Book {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
             progress_interval: Duration::from_secs(3600),
@@ -299,6 +299,36 @@ fn a_clock_that_was_set_back_loses_no_sample() {
     book.sample("a", 100, counters(1, 1, 1));
     book.sample("a", 50, counters(9, 1, 1));
     assert_eq!(numbers(&book.only())[0].0, 8);
+}
+
+#[test]
+fn samples_of_a_clock_that_was_wrong_by_a_year_do_not_blind_the_audit_for_a_year() {
+    const YEAR: i64 = 365 * 86_400;
+    let mut book = Book::new();
+    // A node that has just been started, before its clock was set.
+    book.sample("a", YEAR, counters(0, 0, 0));
+    book.entry("a", &complete(YEAR + 5, 10, 0, 10));
+    book.sample("a", YEAR + 10, counters(10, 0, 10));
+    book.sample("b", YEAR, counters(0, 0, 0));
+
+    book.sample("a", 100, counters(12, 0, 12));
+    book.entry("a", &complete(105, 20, 0, 20));
+    book.sample("a", 110, counters(32, 0, 32));
+    let found = book.compare(-1);
+    assert_eq!(numbers(&found[0]), [(20, 20, 0), (0, 0, 0), (20, 20, 0)]);
+    assert_eq!(found[1].upstream, "b", "of others nothing was forgotten");
+}
+
+#[test]
+fn many_old_samples_are_forgotten_some_at_a_time() {
+    let book = Book::new();
+    (0..1500).for_each(|second| book.sample("a", second, counters(second, 0, 0)));
+    book.sample("b", 0, counters(0, 0, 0));
+    let left = || {
+        sample::forget(&book.connection, at(1400)).unwrap();
+        book.samples()
+    };
+    assert_eq!([left(), left(), left()], [500, 100, 100]);
 }
 
 #[test]

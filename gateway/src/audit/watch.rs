@@ -98,6 +98,12 @@ impl Watch {
     pub(super) fn take_restarted(&mut self) -> bool {
         std::mem::take(&mut self.restarted)
     }
+
+    /// What was taken could not be remembered: the next sample is to tell it.
+    pub(super) fn put_back(&mut self, foreign: u32, restarted: bool) {
+        self.foreign = self.foreign.max(foreign);
+        self.restarted |= restarted;
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +200,17 @@ mod tests {
         assert_eq!(world.watch.due(&restarted, INTERVAL, world.now), Some(Due::Time));
         assert!(world.watch.take_restarted());
         assert_eq!(world.watch.due(&restarted, INTERVAL, world.now), None);
+        assert!(!world.watch.take_restarted());
+    }
+
+    #[test]
+    fn what_could_not_be_remembered_is_told_with_the_next_sample() {
+        let mut world = World::new();
+        world.watch.due(&Look { restarts: 1, foreign: 2, ..Look::default() }, INTERVAL, world.now);
+        let taken = (world.watch.take_foreign(), world.watch.take_restarted());
+        world.watch.put_back(taken.0, taken.1);
+        assert_eq!((world.watch.take_foreign(), world.watch.take_restarted()), (2, true));
+        assert_eq!((world.watch.take_foreign(), world.watch.take_restarted()), (0, false));
     }
 
     #[test]

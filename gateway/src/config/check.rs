@@ -14,6 +14,8 @@ const LEAST_INSPECT_INTERVAL: Duration = Duration::from_secs(2);
 /// Looking at its counters more often tells nothing more.
 const LEAST_AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
+/// A month: what was used of its quotas is known from the sums of its days when the gateway is started.
+const LEAST_KEPT_DAYS: Duration = Duration::from_secs(31 * DAY.as_secs());
 /// The longest time that can be configured: clocks end somewhere, and adding to them must not.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY.as_secs());
 
@@ -68,10 +70,12 @@ fn server(config: &Config) -> Result<(), Wrong> {
 
 fn retention(config: &Config) -> Result<(), Wrong> {
     let ledger = &config.ledger;
-    for (key, kept) in [("keep_entries", ledger.keep_entries), ("keep_days", ledger.keep_days)] {
-        if !kept.is_zero() && kept < DAY {
-            return wrong(&["ledger", key], "must be at least 1d, or 0s for ever");
-        }
+    if !ledger.keep_entries.is_zero() && ledger.keep_entries < DAY {
+        return wrong(&["ledger", "keep_entries"], "must be at least 1d, or 0s for ever");
+    }
+    if !ledger.keep_days.is_zero() && ledger.keep_days < LEAST_KEPT_DAYS {
+        let what = "must be at least 31d, or 0s for ever: quotas of the month are made of these sums";
+        return wrong(&["ledger", "keep_days"], what);
     }
     Ok(())
 }

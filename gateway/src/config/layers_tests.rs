@@ -79,9 +79,12 @@ fn values_that_cannot_work_are_refused() {
         "[server]\nmax_header_bytes = 9999999999\n",
         "[server]\nmax_connections = 9223372036854775807\n",
         "[server]\nlisten = \"127.0.0.1:9090\"\n",
+        "[ledger]\nkeep_entries = \"23h\"\n",
+        "[ledger]\nkeep_days = \"30d\"\n",
     ] {
         assert!(load_text(text, &[]).is_err(), "{text}");
     }
+    load_text("[ledger]\nkeep_entries = \"1d\"\nkeep_days = \"31d\"\n", &[]).unwrap();
 }
 
 const GOLD: &str = "[policies.default]\nslots = 3\n[policies.gold]\nrequests_per_minute = 60\n";

@@ -62,7 +62,10 @@ async fn token(path: PathBuf) -> Result<HeaderValue, Failure> {
     let read = tokio::task::spawn_blocking(move || {
         let failed = |problem: String| Failure::Token { path: path.clone(), problem };
         let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-        let value = HeaderValue::try_from(format!("Bearer {}", text.trim()));
+        // Whoever exchanges it may be just about to write it.
+        let token =
+            Some(text.trim()).filter(|token| !token.is_empty()).ok_or_else(|| failed("it is empty".to_owned()))?;
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
         let mut value = value.map_err(|_| failed("it is more than one line, or not ASCII".to_owned()))?;
         value.set_sensitive(true);
         Ok(value)

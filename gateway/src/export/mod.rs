@@ -213,14 +213,15 @@ impl Exporter {
         if rows == 0 {
             return Ok(0);
         }
-        if batch.lost > 0 {
-            self.metrics.export_failures_total.with_label_values(&["lost"]).inc_by(batch.lost);
-            tracing::error!(entries = batch.lost, "entries were deleted from the ledger before they were exported");
-        }
         let events = batch.events.len() as u64;
         if events > 0 {
             self.sink.deliver(batch.events).await?;
             self.metrics.export_delivered_total.inc_by(events);
+        }
+        // After the others: a batch that is tried again would tell it again.
+        if batch.lost > 0 {
+            self.metrics.export_failures_total.with_label_values(&["lost"]).inc_by(batch.lost);
+            tracing::error!(entries = batch.lost, "entries were deleted from the ledger before they were exported");
         }
         self.delivered = batch.last;
         self.remove().await?;

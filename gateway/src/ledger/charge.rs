@@ -29,7 +29,14 @@ pub struct Progress {
     by: AtomicU8,
     /// Milliseconds since 1970; zero: no token yet.
     first_token: AtomicI64,
+    /// Since when the slots are held, in milliseconds since 1970, where that is not what the OPEN said.
+    slots_since: AtomicI64,
 }
+
+/// What [`Progress::slots_since`] holds until a request is dispatched again.
+const AS_OPENED: i64 = 0;
+/// What it holds while a request has no slots.
+const NO_SLOTS: i64 = -1;
 
 impl Progress {
     /// Takes over what was counted so far. To be called by one task only.
@@ -47,6 +54,16 @@ impl Progress {
         self.first_token.store(at.as_millisecond(), Relaxed);
     }
 
+    /// The slots were given back unused.
+    pub fn waits_again(&self) {
+        self.slots_since.store(NO_SLOTS, Relaxed);
+    }
+
+    /// There are slots again, from `at` on.
+    pub fn dispatched_again(&self, at: Timestamp) {
+        self.slots_since.store(at.as_millisecond(), Relaxed);
+    }
+
     pub(super) fn sample(&self) -> Sample {
         let by = match self.by.load(Acquire) {
             by if by == CountedBy::Usage as u8 => CountedBy::Usage,
@@ -55,9 +72,12 @@ impl Progress {
             by if by == CountedBy::Admission as u8 => CountedBy::Admission,
             _ => CountedBy::Nothing,
         };
+        // The numbers may be of two counts, of which the second is being recorded; more cached tokens than there are would
+        // be less than nothing to be paid for.
+        let prompt = self.prompt.load(Relaxed);
         let count = Count {
-            prompt: self.prompt.load(Relaxed),
-            cached: self.cached.load(Relaxed),
+            prompt,
+            cached: self.cached.load(Relaxed).min(prompt),
             completion: self.completion.load(Relaxed),
             reasoning: self.reasoning.load(Relaxed).checked_sub(1),
             by,
@@ -66,7 +86,12 @@ impl Progress {
             0 => None,
             millis => Timestamp::from_millisecond(millis).ok(),
         };
-        Sample { count, first_token }
+        let slots_since = match self.slots_since.load(Relaxed) {
+            AS_OPENED => SlotsSince::Opened,
+            NO_SLOTS => SlotsSince::Never,
+            millis => Timestamp::from_millisecond(millis).map_or(SlotsSince::Opened, SlotsSince::At),
+        };
+        Sample { count, first_token, slots_since }
     }
 }
 
@@ -75,6 +100,19 @@ impl Progress {
 pub(super) struct Sample {
     pub(super) count: Count,
     pub(super) first_token: Option<Timestamp>,
+    pub(super) slots_since: SlotsSince,
+}
+
+/// Since when a request holds its slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SlotsSince {
+    /// As its OPEN said.
+    #[default]
+    Opened,
+    /// It gave them back.
+    Never,
+    /// It gave them back, and was given others.
+    At(Timestamp),
 }
 
 /// One request's account, settled exactly once: by [`Charge::close`], or, when it is dropped, as one whose client
@@ -146,7 +184,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         let Some(account) = self.0.take() else { return };
-        let Sample { count, first_token } = account.progress.sample();
+        let Sample { count, first_token, .. } = account.progress.sample();
         let (ending, status) = match std::thread::panicking() {
             true => (Ending::Failed(Reason::Internal), Reason::Internal.status().as_u16()),
             false => (Ending::ClientLeft, CLIENT_LEFT),

@@ -98,7 +98,8 @@ pub struct Corrected {
 }
 
 impl Correction {
-    /// Corrects an entry of the ledger in a data directory. `export`: whether entries are exported.
+    /// Corrects an entry of the ledger in a data directory. `export`: whether entries are exported, as far as the caller
+    /// knows. Where some ever were, the correction is told in any case.
     ///
     /// # Errors
     /// When the entry cannot be corrected, or not so.
@@ -147,7 +148,7 @@ impl Correction {
             ],
         )?;
         daily::add_correction(connection, &self.request_id, revision)?;
-        if export {
+        if export || was_exported(connection)? {
             let sql = "INSERT INTO outbox (request_id, revision) VALUES (?1, ?2)";
             connection.execute(sql, params![self.request_id, revision])?;
         }
@@ -183,6 +184,14 @@ impl Correction {
         }
         Ok(after)
     }
+}
+
+/// Whether anything has ever been put into the outbox. Who corrects need not have the server's configuration at hand, and
+/// whoever was told of an entry must hear of its corrections.
+fn was_exported(connection: &Connection) -> rusqlite::Result<bool> {
+    // SQLite remembers the last number of a table with AUTOINCREMENT here, also when its rows are gone.
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'outbox')";
+    connection.query_row(sql, [], |row| row.get(0))
 }
 
 /// The number of the next correction, and what the entry and all earlier ones come to.

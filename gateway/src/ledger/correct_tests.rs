@@ -1,6 +1,7 @@
 //! Corrections of entries that a running server has settled.
 
 use super::*;
+use crate::ledger::Settings;
 use crate::ledger::check::check;
 use crate::ledger::tests::{LAZY, at, complete, dispatched, open_ledger, subject};
 
@@ -23,14 +24,17 @@ fn is_right(dir: &Path) -> bool {
 #[tokio::test]
 async fn corrections_follow_each_other_beside_a_running_server_and_leave_the_entry_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let (ledger, handle) = open_ledger(dir.path(), LAZY);
+    let (ledger, handle) = open_ledger(dir.path(), Settings { export: true, ..LAZY });
     ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
+    // It was delivered.
+    ledger.work(|connection| connection.execute("DELETE FROM outbox", [])).await.unwrap();
 
     let first = Correction { prompt: Some(30), cached: Some(20), ..correction() };
     let corrected = first.apply(dir.path(), at(5000), true).unwrap();
     let now = Counts { prompt: 30, cached: 20, ..BEFORE };
     assert_eq!(corrected, Corrected { revision: 1, before: BEFORE, after: now });
     let second = Correction { completion: Some(1), ..correction() };
+    // As by a command that was not given the server's configuration.
     let corrected = second.apply(dir.path(), at(6000), false).unwrap();
     let later = Counts { completion: 1, reasoning: 1, ..now };
     assert_eq!(corrected, Corrected { revision: 2, before: now, after: later });
@@ -44,10 +48,20 @@ async fn corrections_follow_each_other_beside_a_running_server_and_leave_the_ent
     assert_eq!(query::<i64>(dir, "SELECT prompt_tokens FROM daily"), 10, "of r2 alone");
     assert_eq!(query::<i64>(dir, "SELECT requests FROM daily"), 2, "a correction is no request");
     let outbox = "SELECT group_concat(revision) FROM outbox";
-    assert_eq!(query::<String>(dir, outbox), "1,3");
+    assert_eq!(query::<String>(dir, outbox), "1,2,3,0");
     let reason = "SELECT reason || at_ms FROM corrections WHERE revision = 2";
     assert_eq!(query::<String>(dir, reason), format!("counted twice{}", at(6000).as_millisecond()));
     assert!(is_right(dir));
+    handle.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_correction_of_what_was_never_exported_is_not_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, handle) = open_ledger(dir.path(), LAZY);
+    ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
+    Correction { void: true, ..correction() }.apply(dir.path(), at(5000), false).unwrap();
+    assert_eq!(query::<i64>(dir.path(), "SELECT count(*) FROM outbox"), 0);
     handle.close().await.unwrap();
 }
 

@@ -290,10 +290,14 @@ fn split(range: Span, width: Width) -> (Span, [Span; 2]) {
     (Span { from: first, to: last }, [Span { from: range.from, to: first }, Span { from: last, to }])
 }
 
+/// The first and the last day of which there are sums. Apart, each of the two is one step in the table's tree; together
+/// they would read all of it.
+const KNOWN_DAYS: &str = "SELECT (SELECT min(day) FROM daily), (SELECT max(day) FROM daily)";
+
 /// Those of the days that any sum can be of.
 fn known_days(connection: &Connection, days: Span) -> rusqlite::Result<Option<Span>> {
     let (first, last): (Option<i64>, Option<i64>) =
-        connection.query_row("SELECT min(day), max(day) FROM daily", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        connection.query_row(KNOWN_DAYS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
     let from = days.from.max(first * MILLISECONDS_OF_A_DAY);
     let to = days.to.min((last + 1) * MILLISECONDS_OF_A_DAY);

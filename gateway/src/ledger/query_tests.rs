@@ -129,7 +129,7 @@ fn ledger(requests: &[Request]) -> tempfile::TempDir {
         if request.open {
             let sample = crate::ledger::charge::Sample {
                 count: Count { prompt: 10, cached: 1, completion: request.output, ..Count::default() },
-                first_token: None,
+                ..Default::default()
             };
             let milliseconds = Duration::from_millis;
             let held = crate::ledger::SlotTime { prefill: milliseconds(8), decode: milliseconds(9) };
@@ -276,7 +276,7 @@ fn of_deleted_entries_whole_days_are_left_and_a_finer_question_is_refused() {
     delete_before(&dir, START + DAY);
     let reader = Reader::open(dir.path()).unwrap();
     assert_eq!(reader.used(&whole_days(START, START + 2 * DAY), None).unwrap().len(), 2);
-    assert_eq!(reader.tokens(at(START)).unwrap()[0].tokens, 60);
+    assert_eq!(reader.tokens(at(START), Timestamp::MAX).unwrap()[0].tokens, 60);
     let hours = Query { width: Width::Hour, ..whole_days(START, START + 2 * DAY) };
     for query in [hours, whole_days(START + 1, START + 2 * DAY), whole_days(START, START + 6)] {
         let error = reader.used(&query, None).unwrap_err();
@@ -306,10 +306,15 @@ fn the_sums_of_one_key_are_looked_up() {
     let dir = ledger(&[request_at(START)]);
     let reader = Reader::open(dir.path()).unwrap();
     let only = Filter { tenants: vec!["acme".to_owned()], keys: vec!["k1".to_owned()], ..Filter::default() };
-    let sql = format!("EXPLAIN QUERY PLAN {}", DAYS.sql(&[Field::Model], &only.sql(4).0));
-    let mut statement = reader.0.prepare(&sql).unwrap();
-    let plan = statement.query_map(params![DAY, START, START + DAY, "[]", "[]"], |row| row.get::<_, String>("detail"));
-    let plan: Vec<_> = plan.unwrap().map(Result::unwrap).collect();
+    let plan = |sql: &str, parameters: &[&dyn ToSql]| {
+        let mut statement = reader.0.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = statement.query_map(parameters, |row| row.get::<_, String>("detail"));
+        plan.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap()
+    };
+    let known = plan(KNOWN_DAYS, &[]);
+    assert!(!known.iter().any(|step| step == "SCAN daily"), "{known:?}");
+    let sums = DAYS.sql(&[Field::Model], &only.sql(4).0);
+    let plan = plan(&sums, params![DAY, START, START + DAY, "[]", "[]"]);
     let looked_up = "SEARCH daily USING PRIMARY KEY (day=? AND tenant=? AND key_id=?)";
     assert!(plan.iter().any(|step| step == looked_up), "{plan:?}");
 }

@@ -277,6 +277,19 @@ async fn what_is_old_is_deleted_but_not_what_is_open_or_waits_to_be_exported() {
     handle.close().await.unwrap();
 }
 
+/// What was used of the quotas of the month is known from them after a restart.
+#[tokio::test]
+async fn sums_that_are_kept_as_short_as_may_be_are_still_those_of_the_whole_month() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, handle) = ledger_of(dir.path(), 31, 1, LAZY).await;
+    let keep = Keep { entries: DAY, days: 31 * DAY };
+    let end_of_month = 31 * DAY_MS - 1;
+    assert_eq!(retention(&ledger, keep).delete(at(end_of_month)).await.unwrap(), 30);
+    let used = crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0), at(31 * DAY_MS)).unwrap();
+    assert_eq!(used.iter().map(|used| used.tokens).sum::<u64>(), 31 * (10 + 7));
+    handle.close().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_looks_a_minute_after_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -354,7 +367,7 @@ async fn the_file_shrinks_while_entries_are_written_and_read() {
             let subject = on_day(written, 10);
             let outcome = outcome(&subject, 7);
             ledger.admit(subject).unwrap().close(outcome).await.unwrap();
-            crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0)).unwrap();
+            crate::ledger::usage::Reader::open(dir.path()).unwrap().tokens(at(0), at(31 * DAY_MS)).unwrap();
             written += 1;
         }
     };

@@ -197,6 +197,23 @@ async fn progress_is_written_ahead_without_a_message() {
     handle.close().await.unwrap();
 }
 
+#[test]
+fn a_count_that_is_read_while_it_is_recorded_never_has_more_cached_tokens_than_its_prompt() {
+    let progress = Progress::default();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                progress.record(&Count::default());
+                progress.record(&Count { prompt: 100, cached: 90, ..Count::default() });
+            }
+        });
+        let torn = (0..200_000).map(|_| progress.sample().count).find(|count| count.cached > count.prompt);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(torn, None);
+    });
+}
+
 #[tokio::test]
 async fn what_a_dead_process_left_open_becomes_interrupted_with_its_progress() {
     let dir = tempfile::tempdir().unwrap();
@@ -350,7 +367,7 @@ async fn a_reader_works_beside_a_server_without_one_and_says_when_there_is_no_le
     let (ledger, handle) = open_ledger(dir.path(), LAZY);
     let reader = Reader::open(dir.path()).unwrap();
     ledger.admit(subject("r1")).unwrap().close(complete(7)).await.unwrap();
-    assert_eq!(reader.tokens(Timestamp::MIN).unwrap()[0].tokens, 17);
+    assert_eq!(reader.tokens(Timestamp::MIN, Timestamp::MAX).unwrap()[0].tokens, 17);
     drop(reader);
     handle.close().await.unwrap();
     assert!(!dir.path().join("ledger.sqlite-wal").exists());

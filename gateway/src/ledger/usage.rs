@@ -163,13 +163,13 @@ impl Reader {
         Ok(Self(database::open_to_read(&path, schema::MIGRATIONS)?))
     }
 
-    /// Tokens by tenant and key of what arrived at `since` or later. Quick where `since` is a midnight (UTC).
+    /// Tokens by tenant and key of what arrived from `from` on and before `to`. Quick where both are midnights (UTC).
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn tokens(&self, since: Timestamp) -> Result<Vec<KeyTokens>, UsageError> {
+    pub fn tokens(&self, from: Timestamp, to: Timestamp) -> Result<Vec<KeyTokens>, UsageError> {
         let by = vec![Field::Tenant, Field::Key];
-        let query = Query { from: since, to: Timestamp::MAX, width: Width::Total, by, only: Filter::default() };
+        let query = Query { from, to, width: Width::Total, by, only: Filter::default() };
         let tokens = |used: Used| {
             let tokens = used.sums.prompt_tokens + used.sums.completion_tokens;
             Some(KeyTokens {

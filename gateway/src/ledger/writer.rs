@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::charge::{Progress, Sample};
+use super::charge::{Progress, Sample, SlotsSince};
 use super::entry::{Dispatched, SlotTime};
 use super::message::{Batch, Close, Done, Message, Open};
 use super::schema::Statements;
@@ -49,8 +49,14 @@ impl Live {
 
     /// How long it has held its slots.
     fn held(&self, sample: &Sample, now: Instant) -> SlotTime {
-        let until = self.dispatched.at.checked_add(now.duration_since(self.since)).unwrap_or(self.dispatched.at);
-        self.dispatched.slot_time(sample.first_token, until)
+        let opened = self.dispatched.at;
+        let until = opened.checked_add(now.duration_since(self.since)).unwrap_or(opened);
+        let at = match sample.slots_since {
+            SlotsSince::Opened => opened,
+            SlotsSince::At(at) => at,
+            SlotsSince::Never => return SlotTime::default(),
+        };
+        Dispatched { at, ..self.dispatched.clone() }.slot_time(sample.first_token, until)
     }
 }
 

@@ -298,3 +298,27 @@ fn slot_time_is_written_ahead_every_few_seconds_also_without_a_token() {
     let sql = "SELECT prefill_slot_ms FROM daily";
     assert_eq!(bench.writer.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), prefill);
 }
+
+#[test]
+fn no_slot_time_is_written_ahead_while_a_request_waits_again() {
+    const STEP: i64 = SLOT_TIME_STEP.as_millis() as i64;
+    let mut bench = Bench::new();
+    let (open, progress, _answer) = bench.open("r1");
+    bench.turn([open]);
+    let later = |bench: &mut Bench| -> i64 {
+        for live in bench.writer.live.values_mut() {
+            live.since -= SLOT_TIME_STEP;
+            live.written_at -= SLOT_TIME_STEP;
+        }
+        bench.turn([]);
+        let sql = "SELECT prefill_slot_ms FROM entries WHERE request_id = 'r1'";
+        bench.writer.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert!((STEP..2 * STEP).contains(&later(&mut bench)));
+    progress.waits_again();
+    assert_eq!(later(&mut bench), 0, "its slots were of no use");
+    let dispatched = crate::ledger::tests::dispatched().at;
+    progress.dispatched_again(dispatched + 3 * SLOT_TIME_STEP);
+    assert!((0..STEP).contains(&later(&mut bench)));
+    assert!((STEP..2 * STEP).contains(&later(&mut bench)));
+}

@@ -552,6 +552,9 @@ async fn a_restart_restores_quotas_and_debts_from_the_ledger() {
         ("2026-01-31T23:29:30Z", 1),
         // The clock was ahead for a while.
         ("2026-01-31T23:59:00Z", 2),
+        // It was far ahead once: that is of neither this day nor this month, nor of the last hour.
+        ("2026-02-01T00:30:01Z", 50_000),
+        ("2027-01-31T12:00:00Z", 50_000),
     ];
     served(directory.path(), &wall, &requests).await;
     let mut world = World::new(

@@ -66,7 +66,9 @@ impl Outage {
         mend(&gateway);
         gateway.wait_ready();
         assert_eq!(gateway.settled_row(&id)["completion_tokens"], 2);
-        assert_eq!(gateway.settled_row(&refused.head.request_id())["ending"], "ledger_unavailable");
+        let row = gateway.settled_row(&refused.head.request_id());
+        assert_eq!(row["ending"], "ledger_unavailable");
+        assert_eq!((&row["dispatched"], &row["upstream"]), (&Value::Null, &Value::Null), "llama-server was not asked");
         assert_eq!(gateway.metric("llama_gateway_ledger_unrecorded_requests_total"), 0.0);
         all_is_well(&gateway, 3);
     }

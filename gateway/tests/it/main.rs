@@ -44,6 +44,7 @@ mod privacy;
 mod queue;
 mod refusals;
 mod replicas;
+mod simulator;
 mod surfaces;
 mod tokens;
 mod upstream_faults;

@@ -124,9 +124,15 @@ fn a_request_that_no_llama_server_has_seen_waits_for_one_until_its_deadline() {
     let mut engine = Engine::start(Options::tiny().slots(1));
     let config = "[upstream]\nprobe_interval = \"1h\"\n[policies.default]\nmax_queue_wait = \"1s\"";
     let gateway = Gateway::with_config(&engine.url(), config);
+    // Its tokens are known from now on: the next one meets llama-server's end only when it has its slot.
+    assert_eq!(gateway.post("/v1/chat/completions", &chat(3)).status, 200);
     engine.kill();
     let reply = gateway.post("/v1/chat/completions", &chat(3));
     assert_eq!((reply.status, reply.code().as_str()), (503, "queue_timeout"));
+    let row = gateway.settled_row(&reply.head.request_id());
+    assert_ne!(row["dispatched"], Value::Null, "{row}");
+    assert!(row["queue_wait_ms"].as_u64() >= Some(900), "{row}");
+    assert!(row["prefill_slot_ms"].as_u64() < Some(500), "it had no slot while it waited again: {row}");
     let options = engine.options();
     engine.restart(options);
     gateway.wait_ready();

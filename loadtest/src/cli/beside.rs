@@ -1,7 +1,5 @@
-//! `loadtest beside`: the same workload directly, through nginx and through the gateway.
+//! `loadtest beside`: one workload directly, through a plain nginx and through the gateway.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +11,7 @@ use super::output::OutputArguments;
 use super::{interrupted, runtime};
 use crate::beside::{self, Options, Way};
 use crate::client;
-use crate::run::{Bench, Settings, Watch};
+use crate::run::{Bench, KeyFrom, Settings, Watch};
 use crate::target::Server;
 use crate::workload::WorkloadFlags;
 
@@ -21,72 +19,74 @@ use crate::workload::WorkloadFlags;
 pub(super) struct BesideArguments {
     #[command(flatten)]
     workload: WorkloadFlags,
-    #[command(flatten)]
-    output: OutputArguments,
-    /// Base URL of the llama-server, which nobody else may use meanwhile
-    #[arg(long, value_name = "URL")]
+    /// Base URL of llama-server; nobody else may use it meanwhile
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8001")]
     upstream: String,
     /// File with the key that llama-server wants
     #[arg(long, value_name = "FILE")]
     upstream_key_file: Option<PathBuf>,
-    /// The gateway's program
-    #[arg(long, value_name = "PATH")]
-    gateway: PathBuf,
-    /// nginx, if not the one that is installed
-    #[arg(long, value_name = "PATH")]
+    /// The gateway's program [default: the llama-gateway beside this program]
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
+    /// nginx [default: the one in PATH]
+    #[arg(long, value_name = "FILE")]
     nginx: Option<PathBuf>,
-    /// How often each way is measured
+    /// How often each way is measured, in turns
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Streams that are opened at each proxy to measure its memory
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    /// Streams that are opened at once to see what memory one takes
+    #[arg(long, default_value_t = 64)]
     streams: u32,
-    /// Trials of how soon a client who leaves frees its slot, in each round of each way
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Clients who leave, to see how soon llama-server is idle, per round and way
+    #[arg(long, value_name = "N", default_value_t = 10)]
     cancel_trials: u32,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
-/// Measures all ways, writes and prints what the proxies add.
+/// Measures all ways and prints what each adds.
 pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
-    let BesideArguments { upstream_key_file, gateway, nginx, rounds, streams, cancel_trials, .. } = arguments;
     let workload = arguments.workload.workload()?;
-    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-    let key = upstream_key_file.as_ref().map(read).transpose()?.map(|key| key.trim().to_owned());
-    let upstream = Server::new(&arguments.upstream, key, &client::Options::default())?;
-    let (gateway, nginx) = (gateway.clone(), nginx.clone());
-    let options =
-        Options { upstream, gateway, nginx, rounds: *rounds, streams: *streams, cancel_trials: *cancel_trials };
-    runtime()?.block_on(async {
+    let key = arguments.upstream_key_file.as_deref().map(super::target::key_in).transpose()?;
+    let options = Options {
+        upstream: Server::new(&arguments.upstream, key, &client::Options::default())?,
+        gateway: arguments.gateway.clone().map_or_else(beside_this_program, Ok)?,
+        nginx: arguments.nginx.clone(),
+        rounds: arguments.rounds,
+        streams: arguments.streams,
+        cancel_trials: arguments.cancel_trials,
+    };
+    let quiet = arguments.output.quiet;
+    let found = runtime()?.block_on(async {
         let mut tasks = JoinSet::new();
         let stop = interrupted(&mut tasks)?;
-        let mut watch = Watch::new(arguments.output.quiet);
-        let run = async |way: Way| {
-            if !arguments.output.quiet {
-                write!(std::io::stderr(), "{}: ", way.name).ok();
+        let run = |Way { name, server, mut workload }: Way| {
+            let (stop, upstream) = (stop.clone(), options.upstream.clone());
+            workload.name = format!("{} ({name})", workload.name);
+            async move {
+                let settings = Settings {
+                    target: server.url,
+                    upstreams: vec![upstream.url],
+                    upstream_key: upstream.key,
+                    keys: server.key.map_or(KeyFrom::Nobody, KeyFrom::Given),
+                    ..Settings::default()
+                };
+                let bench = Bench::prepare(&workload, settings).await?;
+                bench.run(&workload, &mut Watch::new(quiet), &stop).await
             }
-            let bench = Bench::prepare(&way.workload, settings(&way, &options.upstream)).await?;
-            bench.run(&way.workload, &mut watch, &stop).await
         };
-        let beside = beside::measure(&options, &workload, &stop, run).await?;
-        let results = arguments.output.open(&workload.name)?;
-        results.write_json("beside.json", &beside)?;
-        let mut stdout = std::io::stdout().lock();
-        beside::show(&mut stdout, &beside)?;
-        writeln!(stdout, "\nbeside.json is in {}", results.directory().display())?;
-        Ok(ExitCode::from(beside.exit_code()))
-    })
+        beside::measure(&options, &workload, &stop, run).await
+    })?;
+    let results = arguments.output.open(&format!("beside-{}", workload.name))?;
+    results.write_json("beside.json", &found)?;
+    beside::show(&mut std::io::stdout().lock(), &found)?;
+    Ok(ExitCode::from(found.exit_code()))
 }
 
-/// The load and nothing else: what looks at the books or lets clients leave would be in the CPU time of the proxy.
-fn settings(way: &Way, upstream: &Server) -> Settings {
-    Settings {
-        target: way.server.url.clone(),
-        upstreams: vec![upstream.url.clone()],
-        upstream_key: upstream.key.clone(),
-        client: client::Options::default(),
-        no_key: way.server.key.is_none(),
-        one_key: way.server.key.clone(),
-        cancel_trials: 0,
-        audit: false,
-    }
+/// Both programs are built into the same directory, and installed into the same one.
+fn beside_this_program() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("llama-gateway");
+    path.is_file().then_some(path.clone()).with_context(|| {
+        format!("{} is not there\nhint: cargo build --release, or --gateway /path/to/llama-gateway", path.display())
+    })
 }

@@ -1,13 +1,13 @@
 //! Whom to ask.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
 use crate::client;
-use crate::run::Settings;
+use crate::run::{KeyFrom, Settings};
 
 /// The target and the llama-servers behind it.
 #[derive(Args)]
@@ -38,19 +38,23 @@ impl TargetArguments {
     /// # Errors
     /// The key file cannot be read.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        let read = |path: &PathBuf| {
-            let key = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            anyhow::Ok(key.trim().to_owned())
-        };
         Ok(Settings {
             target: self.target.trim_end_matches('/').to_owned(),
             upstreams: self.upstream.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
-            upstream_key: self.upstream_key_file.as_ref().map(read).transpose()?,
+            upstream_key: self.upstream_key_file.as_deref().map(key_in).transpose()?,
             client: client::Options { connect_timeout: self.connect_timeout, ca_file: self.ca_file.clone() },
-            no_key: self.no_key,
-            one_key: None,
+            keys: if self.no_key { KeyFrom::Nobody } else { KeyFrom::Workload },
             cancel_trials: 0,
             audit: false,
         })
     }
+}
+
+/// The key in a file.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn key_in(path: &Path) -> anyhow::Result<String> {
+    let key = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(key.trim().to_owned())
 }

@@ -9,44 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::plan::{Session, Turn};
 use crate::workload::{Surface, Tenant};
 
-/// Fields that the workload's own keys decide, so that no further field may.
-pub const DECIDED: [&str; 21] = [
-    "model",
-    "messages",
-    "system",
-    "prompt",
-    "input",
-    "instructions",
-    "query",
-    "documents",
-    "texts",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "n_predict",
-    "n",
-    "n_cmpl",
-    "ignore_eos",
-    "tools",
-    "tool_choice",
-    "top_n",
-];
-
 /// Into how many pieces of the same length the prompt of a rerank request is cut: a query, and documents.
 const RERANK_PIECES: usize = 5;
-
-/// Why a tenant's requests cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum FormError {
-    /// A further field is one that other keys decide.
-    #[error("fields.{0} is decided by the workload's own keys\nhint: docs/workloads.md tells which one")]
-    Decided(String),
-    /// A further field is nothing that JSON has.
-    #[error("fields cannot be written as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-}
 
 /// What is the same in all requests of a tenant.
 #[derive(Clone, Debug)]
@@ -60,13 +24,10 @@ impl Form {
     /// The form of a tenant that asks for `model`.
     ///
     /// # Errors
-    /// When a further field cannot be sent.
-    pub fn new(tenant: &Tenant, model: &str) -> Result<Self, FormError> {
+    /// When a further field is nothing that JSON has.
+    pub fn new(tenant: &Tenant, model: &str) -> Result<Self, serde_json::Error> {
         let mut constant = Map::new();
         for (name, value) in &tenant.fields {
-            if DECIDED.contains(&name.as_str()) {
-                return Err(FormError::Decided(name.clone()));
-            }
             constant.insert(name.clone(), serde_json::to_value(value)?);
         }
         constant.insert("model".to_owned(), json!(model));
@@ -98,7 +59,7 @@ impl Form {
         let mut body = Vec::with_capacity(self.constant.len() + talk.bytes() + 256);
         match self.surface {
             Surface::Chat => write(&mut body, &Chat::new(&talk)),
-            Surface::Completions => write(&mut body, &Completion::new(&talk)),
+            Surface::Completions => write(&mut body, &Completion::new(turn)),
             Surface::Responses => write(&mut body, &Response::new(&talk)),
             Surface::Messages => write(&mut body, &Anthropic::new(&talk)),
             Surface::Embeddings => write(&mut body, &Embedding { input: &turn.prompt }),
@@ -213,29 +174,21 @@ impl<'a> Chat<'a> {
 }
 
 #[derive(Serialize)]
-struct Completion {
-    prompt: String,
+struct Completion<'a> {
+    prompt: &'a str,
     max_tokens: u64,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
 }
 
-impl Completion {
-    fn new(talk: &Talk<'_>) -> Self {
-        let mut prompt = String::with_capacity(talk.bytes());
-        for text in
-            talk.session.system.as_deref().into_iter().chain(talk.past().flat_map(|(said, heard)| [said, heard]))
-        {
-            prompt.push_str(text);
-            prompt.push_str("\n\n");
-        }
-        prompt.push_str(&talk.turn.prompt);
+impl<'a> Completion<'a> {
+    fn new(turn: &'a Turn) -> Self {
         Self {
-            prompt,
-            max_tokens: talk.turn.output_tokens,
-            stream: talk.turn.streamed,
-            stream_options: stream_options(talk.turn),
+            prompt: &turn.prompt,
+            max_tokens: turn.output_tokens,
+            stream: turn.streamed,
+            stream_options: stream_options(turn),
         }
     }
 }
@@ -372,11 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_request_holds_it_as_one_text() {
-        let body = second(Surface::Completions, true);
-        assert_eq!(body["prompt"], "be good\n\none \"two\"\n\nan answer\n\nthree four");
-        assert_eq!(body["stream_options"], json!({"include_usage": true}));
-        assert_eq!(body.get("tools"), None, "this API has none");
+    fn a_completion_request_has_a_prompt_and_no_conversation() {
+        assert_eq!(
+            second(Surface::Completions, true),
+            json!({
+                "model": "m", "temperature": 0.5, "ignore_eos": true, "max_tokens": 16, "prompt": "three four",
+                "stream": true, "stream_options": {"include_usage": true},
+            })
+        );
     }
 
     #[test]
@@ -433,12 +389,5 @@ mod tests {
             serde_json::from_slice::<Value>(&body).unwrap(),
             json!({"model": "m", "max_tokens": 16, "stream": false, "messages": [{"role": "user", "content": "one"}]})
         );
-    }
-
-    #[test]
-    fn a_field_that_other_keys_decide_is_refused() {
-        let fields = [("max_tokens".to_owned(), toml::Value::Integer(5))].into();
-        let refused = Form::new(&Tenant { fields, ..Tenant::default() }, "m");
-        assert!(matches!(refused, Err(FormError::Decided(name)) if name == "max_tokens"));
     }
 }

@@ -27,9 +27,9 @@ use tokio_util::task::TaskTracker;
 use crate::client::body::Form;
 use crate::client::{Client, Message};
 use crate::clock::Clock;
-use crate::plan::Session;
+use crate::plan::{PlanError, Session, TenantPlan, Vocabulary};
 use crate::record::Record;
-use crate::workload::{Surface, Workload};
+use crate::workload::{Arrival, Surface, Tenant, Workload};
 pub use live::Live;
 use schedule::Schedule;
 use session::Due;
@@ -58,6 +58,25 @@ pub enum Starts {
     },
 }
 
+/// The loads of a workload, in the order of its tenants' names.
+///
+/// # Errors
+/// When a file that a tenant's plan needs cannot be used.
+pub fn loads(workload: &Workload, vocabulary: &Vocabulary) -> Result<Vec<Load>, PlanError> {
+    let load = |(name, tenant): (&String, &Tenant)| {
+        let plan = TenantPlan::new(workload, name, vocabulary)?;
+        let starts = match &tenant.arrival {
+            Arrival::Closed { users, .. } => {
+                let plan = plan.clone();
+                Starts::Users { users: *users, think_time: Arc::new(move |number| plan.think_time(number)) }
+            }
+            _ => Starts::At(Box::new(plan.arrivals())),
+        };
+        Ok(Load { starts, session: Arc::new(move |number| plan.session(number)) })
+    };
+    workload.tenants.iter().map(load).collect()
+}
+
 /// A run.
 pub struct Drive {
     /// What is to be sent.
@@ -81,6 +100,8 @@ pub struct Drive {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
+    /// When the last request was scheduled or could have been: rates are taken over the time until then.
+    pub scheduled_until: Duration,
     /// When the last request was over.
     pub ended: Duration,
     /// Whether it was stopped from outside.
@@ -154,18 +175,20 @@ pub async fn drive(drive: Drive) -> anyhow::Result<Summary> {
     });
     begin(&run, starts);
     run.tasks.close();
-    let drained = async {
-        run.schedule.over().await;
-        tokio::time::sleep(workload.drain).await;
-    };
+    tokio::select! {
+        () = run.schedule.over() => {}
+        () = run.tasks.wait() => {}
+        () = stop.cancelled() => {}
+    }
+    let scheduled_until = clock.now().min(workload.duration);
     tokio::select! {
         () = run.tasks.wait() => {}
-        () = drained => {}
+        () = tokio::time::sleep(workload.drain) => {}
         () = stop.cancelled() => {}
     }
     run.schedule.cut.cancel();
     run.tasks.wait().await;
-    Ok(Summary { ended: clock.now(), stopped: stop.is_cancelled() })
+    Ok(Summary { scheduled_until, ended: clock.now(), stopped: stop.is_cancelled() })
 }
 
 fn lane(

@@ -20,13 +20,13 @@ const LONGEST: f64 = 30.0 * 86_400.0;
 /// A `Length`, ready to be drawn from.
 #[derive(Clone, Debug)]
 pub(super) struct Draw {
-    from: From,
+    kind: Kind,
     least: f64,
     most: f64,
 }
 
 #[derive(Clone, Debug)]
-enum From {
+enum Kind {
     Fixed(f64),
     Uniform,
     Normal(Normal<f64>),
@@ -42,40 +42,44 @@ impl Draw {
     /// The file cannot be read or has a line that is no number; parameters that no checked workload has.
     pub(super) fn new(length: &Length) -> Result<Self, PlanError> {
         let unusable = |error: &dyn std::fmt::Display| PlanError::Distribution(error.to_string());
-        let (from, least, most) = match length {
-            Length::Fixed(number) => (From::Fixed(*number), 0.0, f64::MAX),
-            Length::Drawn(Distribution::Uniform { min, max }) => (From::Uniform, *min, *max),
+        let (kind, least, most) = match length {
+            Length::Fixed(number) => (Kind::Fixed(*number), 0.0, f64::MAX),
+            Length::Drawn(Distribution::Uniform { min, max }) => (Kind::Uniform, *min, *max),
             Length::Drawn(Distribution::Normal { mean, deviation, min, max }) => {
                 let normal = Normal::new(*mean, *deviation).map_err(|error| unusable(&error))?;
-                (From::Normal(normal), *min, max.unwrap_or(f64::MAX))
+                (Kind::Normal(normal), *min, max.unwrap_or(f64::MAX))
             }
             Length::Drawn(Distribution::Lognormal { median, sigma, min, max }) => {
                 let lognormal = LogNormal::new(median.ln(), *sigma).map_err(|error| unusable(&error))?;
-                (From::Lognormal(lognormal), *min, max.unwrap_or(f64::MAX))
+                (Kind::Lognormal(lognormal), *min, max.unwrap_or(f64::MAX))
             }
             Length::Drawn(Distribution::Empirical { values, weights, file }) => {
                 let values = file.as_deref().map_or_else(|| Ok(values.clone()), read_values)?;
-                let from = if weights.is_empty() {
-                    From::Values(values)
+                let kind = if weights.is_empty() {
+                    Kind::Values(values)
                 } else {
-                    From::Weighted(values, WeightedIndex::new(weights).map_err(|error| unusable(&error))?)
+                    Kind::Weighted(values, WeightedIndex::new(weights).map_err(|error| unusable(&error))?)
                 };
-                (from, 0.0, f64::MAX)
+                (kind, 0.0, f64::MAX)
             }
         };
-        let has_values = !matches!(&from, From::Values(values) | From::Weighted(values, _) if values.is_empty());
-        if has_values && least <= most { Ok(Self { from, least, most }) } else { Err(unusable(&"it has no values")) }
+        let has_values = !matches!(&kind, Kind::Values(values) | Kind::Weighted(values, _) if values.is_empty());
+        if has_values && least <= most {
+            Ok(Self { kind, least, most })
+        } else {
+            Err(unusable(&"no number is within its bounds"))
+        }
     }
 
     /// A number, as it is.
     pub(super) fn number(&self, rng: &mut impl Rng) -> f64 {
-        let number = match &self.from {
-            From::Fixed(number) => *number,
-            From::Uniform => self.least + rng.random::<f64>() * (self.most - self.least),
-            From::Normal(normal) => normal.sample(rng),
-            From::Lognormal(lognormal) => lognormal.sample(rng),
-            From::Values(values) => values[rng.random_range(..values.len())],
-            From::Weighted(values, weights) => values[weights.sample(rng)],
+        let number = match &self.kind {
+            Kind::Fixed(number) => *number,
+            Kind::Uniform => self.least + rng.random::<f64>() * (self.most - self.least),
+            Kind::Normal(normal) => normal.sample(rng),
+            Kind::Lognormal(lognormal) => lognormal.sample(rng),
+            Kind::Values(values) => values[rng.random_range(..values.len())],
+            Kind::Weighted(values, weights) => values[weights.sample(rng)],
         };
         number.clamp(self.least, self.most)
     }

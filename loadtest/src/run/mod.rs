@@ -5,6 +5,8 @@
 //! its slot; the verdict.
 
 mod once;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod watchdog;
 
@@ -31,7 +33,7 @@ pub use watch::Watch;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Whom to ask, and what beside the load is looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// Base URL of the requests.
     pub target: String,
@@ -41,14 +43,24 @@ pub struct Settings {
     pub upstream_key: Option<String>,
     /// How connections are made.
     pub client: client::Options,
-    /// Whether requests go without a key.
-    pub no_key: bool,
-    /// The key of all tenants, in place of their own.
-    pub one_key: Option<String>,
+    /// Where the tenants' keys come from.
+    pub keys: KeyFrom,
     /// Trials of how soon a leaving client frees its slot; needs `upstreams`.
     pub cancel_trials: u32,
     /// Whether the books are read.
     pub audit: bool,
+}
+
+/// Where keys come from.
+#[derive(Clone, Default)]
+pub enum KeyFrom {
+    /// From where the workload says, each tenant's own.
+    #[default]
+    Workload,
+    /// This one is everybody's.
+    Given(String),
+    /// The target wants none.
+    Nobody,
 }
 
 /// A target that can be measured.
@@ -71,7 +83,7 @@ impl Bench {
     /// # Errors
     /// A key is missing or refused; nobody answers.
     pub async fn prepare(workload: &Workload, settings: Settings) -> anyhow::Result<Self> {
-        let keys = keys(workload, &settings)?;
+        let keys = keys(workload, &settings.keys)?;
         let asker = |(name, tenant): (&String, &crate::workload::Tenant)| Asker {
             tenant: name.clone(),
             key: keys.get(name).cloned().flatten(),
@@ -204,13 +216,13 @@ struct Parts {
     cpu_seconds: f64,
 }
 
-fn keys(workload: &Workload, settings: &Settings) -> anyhow::Result<Keys> {
+fn keys(workload: &Workload, from: &KeyFrom) -> anyhow::Result<Keys> {
     let environment = |name: &str| std::env::var(name).ok();
     let key = |(name, tenant): (&String, &crate::workload::Tenant)| {
-        let key = match &settings.one_key {
-            _ if settings.no_key => None,
-            Some(key) => Some(key.clone()),
-            None => Some(tenant.key(name, environment)?),
+        let key = match from {
+            KeyFrom::Workload => Some(tenant.key(name, environment)?),
+            KeyFrom::Given(key) => Some(key.clone()),
+            KeyFrom::Nobody => None,
         };
         Ok((name.clone(), key))
     };

@@ -14,11 +14,10 @@ use super::watch::{Moment, Watch};
 use super::watchdog::Watchdog;
 use crate::books::ClientBook;
 use crate::clock::Clock;
-use crate::drive::{self, Drive, Live, Load, Starts};
+use crate::drive::{self, Drive, Live};
 use crate::measure::{Measured, Measures};
-use crate::plan::TenantPlan;
 use crate::record::Record;
-use crate::workload::{Arrival, Workload};
+use crate::workload::Workload;
 
 /// Records that may wait to be folded in.
 const RECORDS: usize = 4096;
@@ -43,7 +42,6 @@ struct Collector<'a> {
     clients: ClientBook,
     watchdog: Watchdog,
     watch: &'a mut Watch,
-    last_scheduled: Duration,
     broken_off: Option<String>,
 }
 
@@ -53,7 +51,6 @@ impl Collector<'_> {
     }
 
     fn add(&mut self, record: &Record, stop: &CancellationToken) {
-        self.last_scheduled = self.last_scheduled.max(record.scheduled);
         self.clients.add(record);
         let good = self.measures.add(record);
         let Some(name) = self.names.get(record.tenant) else { return };
@@ -78,7 +75,7 @@ impl Bench {
         watch: &mut Watch,
         stop: &CancellationToken,
     ) -> anyhow::Result<Once> {
-        let loads = self.loads(workload)?;
+        let loads = drive::loads(workload, &self.vocabulary)?;
         let keys = workload.tenants.keys().map(|name| self.keys.get(name).cloned().flatten()).collect();
         let (sender, mut records) = mpsc::channel(RECORDS);
         let live = Arc::new(Live::default());
@@ -102,7 +99,6 @@ impl Bench {
             clients: ClientBook::new(workload.tenants.len()),
             watchdog: Watchdog::new(workload.tenants.len()),
             watch,
-            last_scheduled: Duration::ZERO,
             broken_off: None,
         };
         let mut looks = tokio::time::interval(LOOK);
@@ -127,34 +123,15 @@ impl Bench {
         collector.watch.end(moment);
         let Some(summary) = driving.join_next().await else { anyhow::bail!("the driver is gone") };
         let summary = summary??;
-        // Ends before the scheduled time: of its requests, its trace, or because it was stopped.
-        let early = summary.ended < workload.duration;
-        let scheduled_until = if early { collector.last_scheduled } else { workload.duration };
         if summary.stopped && collector.broken_off.is_none() {
             collector.broken_off = Some("it was stopped".to_owned());
         }
         Ok(Once {
-            measured: collector.measures.finish(scheduled_until),
+            measured: collector.measures.finish(summary.scheduled_until),
             clients: collector.clients,
             most_in_flight: live.most_in_flight.load(Relaxed),
             broken_off: collector.broken_off,
         })
-    }
-
-    fn loads(&self, workload: &Workload) -> anyhow::Result<Vec<Load>> {
-        let mut loads = Vec::new();
-        for (name, tenant) in &workload.tenants {
-            let plan = Arc::new(TenantPlan::new(workload, name, &self.vocabulary)?);
-            let starts = match tenant.arrival {
-                Arrival::Closed { users, .. } => {
-                    let plan = plan.clone();
-                    Starts::Users { users, think_time: Arc::new(move |number| plan.think_time(number)) }
-                }
-                _ => Starts::At(Box::new(plan.arrivals())),
-            };
-            loads.push(Load { starts, session: Arc::new(move |number| plan.session(number)) });
-        }
-        Ok(loads)
     }
 }
 

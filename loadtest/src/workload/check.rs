@@ -23,19 +23,25 @@ pub(crate) const MOST_TOKENS: f64 = 1_000_000.0;
 /// Turns of a session: each sends all turns before it once more.
 pub(crate) const MOST_TURNS: f64 = 1_000.0;
 /// Fields of a body that other keys decide.
-const OWN_FIELDS: [(&str, &str); 12] = [
+const OWN_FIELDS: [(&str, &str); 18] = [
     ("model", "model"),
     ("messages", "prompt_tokens"),
+    ("system", "prefix_tokens"),
+    ("instructions", "prefix_tokens"),
     ("prompt", "prompt_tokens"),
     ("input", "prompt_tokens"),
     ("query", "prompt_tokens"),
     ("documents", "prompt_tokens"),
     ("stream", "streamed"),
+    ("stream_options", "streamed"),
     ("max_tokens", "output_tokens"),
     ("max_completion_tokens", "output_tokens"),
     ("max_output_tokens", "output_tokens"),
+    ("n_predict", "output_tokens"),
+    ("n", "arrival"),
     ("ignore_eos", "fill_output"),
     ("tools", "tools"),
+    ("tool_choice", "tools"),
 ];
 
 /// A key whose value cannot be used, why, and what to do.
@@ -97,8 +103,13 @@ fn tenant(place: &Place, own_name: &str, tenant: &Tenant) -> Checked {
     let variable = tenant.key_variable.as_ref();
     let both = variable.is_none() || tenant.key_file.is_none();
     demand(both, place.key("key_file"), "`key_file` and `key_variable` exclude each other", "leave one out")?;
-    let named = variable.is_none_or(|name| !name.is_empty() && !name.contains(['=', '\0']));
-    demand(named, place.key("key_variable"), "this can be no variable's name", "the key itself does not belong here")?;
+    // Who writes the key itself here must not find it in messages.
+    let named = variable.is_none_or(|name| {
+        name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    });
+    let what = "a variable's name has capital letters, digits and `_`";
+    demand(named, place.key("key_variable"), what, "the key itself does not belong here")?;
 
     arrival(&place.key("arrival"), &tenant.arrival)?;
     count(&place.key("prompt_tokens"), &tenant.prompt_tokens, MOST_TOKENS)?;

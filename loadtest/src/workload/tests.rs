@@ -29,6 +29,29 @@ fn the_smoke_workload_is_over_after_ten_seconds() {
     assert!(smoke.duration + smoke.drain <= Duration::from_secs(10));
 }
 
+/// The most that a length of a shipped workload can be; each says so.
+fn most(length: &Length) -> f64 {
+    match length {
+        Length::Fixed(number) => *number,
+        Length::Drawn(Distribution::Uniform { max, .. }) => *max,
+        Length::Drawn(Distribution::Normal { max, .. } | Distribution::Lognormal { max, .. }) => max.unwrap(),
+        Length::Drawn(Distribution::Empirical { values, .. }) => values.iter().copied().fold(0.0, f64::max),
+    }
+}
+
+#[test]
+fn the_longest_conversation_of_a_shipped_workload_fits_into_the_context_that_it_says() {
+    for (name, text) in shipped() {
+        let context = if text.contains("4,096 tokens of context") { 4096.0 } else { 2048.0 };
+        for tenant in load(name).unwrap().tenants.values() {
+            // A chat template adds some tokens to each of two messages a turn.
+            let turn = most(&tenant.prompt_tokens) + most(&tenant.output_tokens) + 16.0;
+            let conversation = f64::from(tenant.prefix_tokens) + most(&tenant.turns) * turn;
+            assert!(conversation <= context, "{name}: {conversation} tokens");
+        }
+    }
+}
+
 #[test]
 fn a_workload_of_one_tenant_and_nothing_else_has_the_defaults() {
     let workload = workload("[tenants.chat]\n");

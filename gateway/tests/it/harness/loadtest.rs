@@ -29,15 +29,20 @@ pub(crate) struct Simulator {
 impl Simulator {
     /// Starts one on a free port with further arguments and waits until it is ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let port = free_port();
-        let mut command = mortal(binary());
-        command.args(["sim", "--listen", &format!("127.0.0.1:{port}")]).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let simulator = Self { child: spawn(command), port };
+        let simulator = Self::launch(args);
         eventually_true("the simulator is ready", || {
             get(simulator.address(), "/health").is_ok_and(|reply| reply.status == 200)
         });
         simulator
+    }
+
+    /// Starts one and does not wait for anything.
+    pub(crate) fn launch(args: &[&str]) -> Self {
+        let port = free_port();
+        let mut command = mortal(binary());
+        command.args(["sim", "--listen", &format!("127.0.0.1:{port}")]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self { child: spawn(command), port }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod issuer;
+pub(crate) mod loadtest;
 pub(crate) mod process;
 mod self_test;
 pub(crate) mod signer;

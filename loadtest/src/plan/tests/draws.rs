@@ -59,6 +59,19 @@ fn what_counts_something_is_whole_and_at_least_one() {
 }
 
 #[test]
+fn what_no_checked_workload_has_is_refused_and_breaks_nothing() {
+    for text in [
+        "{ kind = 'uniform', min = 5, max = 4 }",
+        "{ kind = 'normal', mean = 5, deviation = inf }",
+        "{ kind = 'lognormal', median = 5, sigma = inf }",
+        "{ kind = 'empirical' }",
+        "{ kind = 'empirical', values = [1], weights = [0] }",
+    ] {
+        assert!(matches!(Draw::new(&length(text)).unwrap_err(), PlanError::Distribution(_)), "{text}");
+    }
+}
+
+#[test]
 fn numbers_of_a_file_are_drawn_and_a_bad_line_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lengths.txt");
@@ -67,9 +80,10 @@ fn numbers_of_a_file_are_drawn_and_a_bad_line_is_told() {
     let mut rng = Seeds::new(1, "chat").generator(Purpose::Session, 0);
     let draw = of_file().unwrap();
     assert!((0..20).map(|_| draw.number(&mut rng)).all(|number| number == 5.0 || number == 7.5));
-    for (text, line) in [("5\nfive\n", 2), ("5\n-5\n", 2), ("5\ninf\n", 2), ("", 1)] {
+    let five = "5\n".repeat(1_000_001);
+    for (text, line) in [("5\nfive\n", 2), ("5\n-5\n", 2), ("5\ninf\n", 2), ("", 1), (&five, 1_000_001)] {
         std::fs::write(&file, text).unwrap();
-        assert!(matches!(of_file().unwrap_err(), PlanError::Line { line: told, .. } if told == line), "{text}");
+        assert!(matches!(of_file().unwrap_err(), PlanError::Line { line: told, .. } if told == line), "line {line}");
     }
     std::fs::remove_file(&file).unwrap();
     assert!(matches!(of_file().unwrap_err(), PlanError::Unreadable { .. }));

@@ -12,7 +12,7 @@ use super::colour;
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 250.0;
 /// Room for what is written at the axes.
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 18.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 30.0;
@@ -196,7 +196,7 @@ pub(super) struct Group {
 }
 
 /// Heights of a group's name and of a bar, and the room behind the longest bar.
-const NAME: f64 = 20.0;
+const NAME: f64 = 24.0;
 const BAR: f64 = 18.0;
 const BEHIND: f64 = 150.0;
 
@@ -235,7 +235,7 @@ impl Bars {
         let rows = || group.bars.iter().enumerate().map(|(n, bar)| (n, top + NAME + BAR * n as f64, bar));
         let bottom = top + NAME + BAR * group.bars.len() as f64;
         html! {
-            text class="name" x="0" y=(top + 14.0) { (group.name) }
+            text class="name" x="0" y=(top + 18.0) { (group.name) }
             @for (series, y, (value, written)) in rows() {
                 rect class=(colour::bar(series)) x="0" y=(y) width=(self.length(*value)) height=(BAR - 4.0) rx="2" {}
                 text class="value" x=(self.length(*value).max(group.mark.map_or(0.0, |mark| self.length(mark))) + 8.0)

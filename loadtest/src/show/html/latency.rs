@@ -118,7 +118,7 @@ fn measures_table(report: &Report) -> Markup {
             row
         })
         .collect();
-    table("Measures, all tenants together", 1, &head, &rows)
+    table("Measures, all tenants together", "tnnnnnnnt", &head, &rows)
 }
 
 #[cfg(test)]

@@ -92,9 +92,9 @@ pub(super) fn tile(name: &str, value: &str, note: &str) -> Markup {
     html! { div.tile { span.name { (name) } span.value { (value) } span.note { (note) } } }
 }
 
-/// A table; the first `left` columns are text. Wide ones scroll on their own, not the page.
-pub(super) fn table(caption: &str, left: usize, head: &[&str], rows: &[Vec<Markup>]) -> Markup {
-    let side = |column: usize| if column < left { "text" } else { "number" };
+/// A table; `columns` has a letter for each: `t` for text, `n` for numbers. Wide ones scroll on their own, not the page.
+pub(super) fn table(caption: &str, columns: &str, head: &[&str], rows: &[Vec<Markup>]) -> Markup {
+    let side = |column: usize| if columns.as_bytes().get(column) == Some(&b't') { "text" } else { "number" };
     html! {
         div.scroll role="region" aria-label=(caption) tabindex="0" {
             table {

@@ -58,9 +58,9 @@ fn verdict(verdict: &Verdict) -> Markup {
         })
         .collect();
     html! {
-        section {
+        section.objectives {
             @if !verdict.invalid.is_empty() { ul.reasons { @for why in &verdict.invalid { li { (why) } } } }
-            @if !rows.is_empty() { (table("Objectives", 4, &["objective", "wanted", "measured", "outcome"], &rows)) }
+            @if !rows.is_empty() { (table("Objectives", "tttt", &["objective", "wanted", "measured", "outcome"], &rows)) }
         }
     }
 }
@@ -107,7 +107,7 @@ fn audit(audit: &Audit) -> Markup {
     let head = ["of", "what", "clients saw", "gateway's ledger", "llama-server", "may differ by", "outcome"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }
-        (table(caption, 2, &head, &rows))
+        (table(caption, "ttnnnnt", &head, &rows))
         @if !audit.notes.is_empty() { ul.notes { @for note in &audit.notes { li { (note) } } } }
     }
 }

@@ -37,8 +37,8 @@ pub(super) fn endings(total: &Summary) -> Markup {
         total.retried.iter().map(|(name, times)| vec![cell(name), cell(count(*times))]).collect();
     let tables = html! {
         div {
-            (table("Endings", 1, &["ending", "requests", "share"], &rows))
-            @if !retried.is_empty() { (table("Refused and tried again", 1, &["refusal", "tries"], &retried)) }
+            (table("Endings", "tnn", &["ending", "requests", "share"], &rows))
+            @if !retried.is_empty() { (table("Refused and tried again", "tn", &["refusal", "tries"], &retried)) }
         }
     };
     grid(&[bars.figure(), tables])
@@ -108,7 +108,7 @@ fn tenants_table(report: &Report) -> Markup {
         "TPOT p50",
         "end to end p95",
     ];
-    table("Tenants; TTFT and end to end as scheduled", 1, &head, &rows)
+    table("Tenants; TTFT and end to end as scheduled", "tnnnnnnnnnn", &head, &rows)
 }
 
 /// Weighted service, gaps and the victim.
@@ -192,7 +192,7 @@ fn service_table(fairness: &Fairness) -> Markup {
         })
         .collect();
     let head = ["tenant", "class", "weight", "service", "while all waited", "largest request"];
-    table("Service in cost units", 2, &head, &rows)
+    table("Service in cost units", "ttnnnn", &head, &rows)
 }
 
 fn gaps_table(fairness: &Fairness) -> Markup {
@@ -210,5 +210,10 @@ fn gaps_table(fairness: &Fairness) -> Markup {
             ]
         })
         .collect();
-    table("Gaps of weighted service", 1, &["tenants", "largest gap", "bound", "both waited for", "outcome"], &rows)
+    table(
+        "Gaps of weighted service",
+        "tnnnt",
+        &["tenants", "largest gap", "bound", "both waited for", "outcome"],
+        &rows,
+    )
 }

@@ -122,7 +122,7 @@ fn runs(points: &[&Point]) -> Markup {
     ];
     let invalid = || points.iter().flat_map(|point| point.invalid.iter().map(|why| (point.load, why)));
     html! {
-        (table("By load; TTFT as scheduled", 1, &head, &rows))
+        (table("By load; TTFT as scheduled", "tnnnnnnnnnnt", &head, &rows))
         @if invalid().next().is_some() {
             ul.notes { @for (load, why) in invalid() { li { "Load " (quantity(load)) " is no measurement: " (why) } } }
         }

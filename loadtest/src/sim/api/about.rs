@@ -1,11 +1,9 @@
 //! What is the same in all events of one reply, and the numbers that they tell.
 
-use serde_json::{Value, json};
-
 use super::super::fault::Fault;
 use super::super::model::{End, Timings};
 use super::super::words::mixed;
-use super::json::{Ordered, timings};
+use super::json::{Ordered, ordered, timings};
 use super::plan::Plan;
 
 /// One reply, of whatever surface.
@@ -73,20 +71,21 @@ impl About {
     }
 
     /// `usage` of chat and text completions.
-    pub(crate) fn usage(&self, timings: &Timings) -> Value {
+    pub(crate) fn usage(&self, timings: &Timings) -> Ordered {
         let Told { prompt, cached, completion, total } = self.told(timings);
-        json!({"completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": total,
-            "prompt_tokens_details": {"cached_tokens": cached}})
+        ordered! {"completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": total,
+        "prompt_tokens_details": ordered! {"cached_tokens": cached}}
     }
 
     /// Timings, if each event is to have them.
-    pub(crate) fn timings_per_token(&self, of: &Timings) -> Option<Value> {
+    pub(crate) fn timings_per_token(&self, of: &Timings) -> Option<Ordered> {
         self.show.timings.then(|| timings(of))
     }
 
     /// `prompt_progress` after so many tokens.
-    pub(crate) fn progress(&self, of: &Timings, processed: usize, total: usize) -> Value {
-        json!({"total": total, "cache": of.cached, "processed": processed, "time_ms": of.prompt.as_millis() as u64})
+    pub(crate) fn progress(&self, of: &Timings, processed: usize, total: usize) -> Ordered {
+        let time_ms = of.prompt.as_millis() as u64;
+        ordered! {"total": total, "cache": of.cached, "processed": processed, "time_ms": time_ms}
     }
 
     /// Another id that belongs to this reply.
@@ -120,5 +119,5 @@ pub(crate) fn data_event(data: &Ordered) -> String {
 
 /// An event with the name that its data says.
 pub(crate) fn named_event(name: &'static str, data: Ordered) -> String {
-    format!("event: {name}\ndata: {}\n\n", Ordered::default().with("type", name).followed_by(data).text())
+    format!("event: {name}\ndata: {}\n\n", ordered! {"type": name}.followed_by(data).text())
 }

@@ -11,7 +11,7 @@ use super::super::model::SlotLook;
 use super::super::server::App;
 use super::super::words::VOCABULARY;
 use super::error::ApiError;
-use super::json::Ordered;
+use super::json::{Ordered, ordered};
 use super::prompt::TEMPLATE;
 use super::reply::Body;
 
@@ -29,7 +29,7 @@ pub(crate) fn models(app: &App) -> Ordered {
         "n_ctx_train": app.options.profile.context, "n_embd": 64, "n_params": 0, "size": 0, "ftype": "simulated"});
     let data = json!({"id": model, "aliases": [model], "tags": [], "object": "model",
         "created": crate::clock::unix_seconds(), "owned_by": "llamacpp", "meta": meta});
-    Ordered::default().with("models", json!([old])).with("object", "list").with("data", json!([data]))
+    ordered! {"models": [old], "object": "list", "data": [data]}
 }
 
 /// `/props`

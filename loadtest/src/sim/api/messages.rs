@@ -1,10 +1,10 @@
 //! `/v1/messages`: named events of a stream, and the reply in one piece, as Anthropic's API has them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::model::{End, Event, Output, Timings};
 use super::about::{About, Finished, named_event};
-use super::json::Ordered;
+use super::json::{Ordered, ordered};
 use super::plan::Piece;
 
 /// The events of a stream.
@@ -43,17 +43,18 @@ impl Messages {
         if std::mem::replace(&mut self.begun, true) {
             return String::new();
         }
-        let message = json!({
+        let nothing: [Ordered; 0] = [];
+        let message = ordered! {
             "id": format!("chatcmpl-{}", about.id),
             "type": "message",
             "role": "assistant",
-            "content": [],
+            "content": nothing,
             "model": about.model,
-            "stop_reason": null,
-            "stop_sequence": null,
+            "stop_reason": None::<&str>,
+            "stop_sequence": None::<&str>,
             "usage": usage(about, numbers, Some(0)),
-        });
-        named_event("message_start", Ordered::default().with("message", message))
+        };
+        named_event("message_start", ordered! {"message": message})
     }
 
     fn token(&mut self, about: &About, output: &Output) -> String {
@@ -61,16 +62,17 @@ impl Messages {
         let (block, content, delta) = match plan.piece(output.timings.predicted) {
             Piece::Text("") => return String::new(),
             Piece::Reasoning(text) => {
-                let delta = json!({"type": "thinking_delta", "thinking": text});
-                (Block::Thinking, json!({"type": "thinking", "thinking": ""}), delta)
+                let delta = ordered! {"type": "thinking_delta", "thinking": text};
+                (Block::Thinking, ordered! {"type": "thinking", "thinking": ""}, delta)
             }
             Piece::Text(text) => {
-                (Block::Text, json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": text}))
+                let delta = ordered! {"type": "text_delta", "text": text};
+                (Block::Text, ordered! {"type": "text", "text": ""}, delta)
             }
             Piece::Call(part) => {
                 let name = plan.call(0).map(|(name, _)| name);
-                let content = json!({"type": "tool_use", "id": about.further_id(0), "name": name});
-                (Block::Tool, content, json!({"type": "input_json_delta", "partial_json": part}))
+                let content = ordered! {"type": "tool_use", "id": about.further_id(0), "name": name};
+                (Block::Tool, content, ordered! {"type": "input_json_delta", "partial_json": part})
             }
         };
         let mut events = String::new();
@@ -79,10 +81,10 @@ impl Messages {
                 self.index += 1;
             }
             self.block = Some(block);
-            let data = Ordered::default().with("index", self.index).with("content_block", content);
+            let data = ordered! {"index": self.index, "content_block": content};
             events.push_str(&named_event("content_block_start", data));
         }
-        let data = Ordered::default().with("index", self.index).with("delta", delta);
+        let data = ordered! {"index": self.index, "delta": delta};
         events + &named_event("content_block_delta", data)
     }
 
@@ -93,17 +95,18 @@ impl Messages {
         if self.block.is_some() {
             for index in 0..=self.index {
                 if thoughts && index == 0 {
-                    let signature = json!({"type": "signature_delta", "signature": ""});
-                    let data = Ordered::default().with("index", index).with("delta", signature);
+                    let signature = ordered! {"type": "signature_delta", "signature": ""};
+                    let data = ordered! {"index": index, "delta": signature};
                     events.push_str(&named_event("content_block_delta", data));
                 }
-                events.push_str(&named_event("content_block_stop", Ordered::default().with("index", index)));
+                events.push_str(&named_event("content_block_stop", ordered! {"index": index}));
             }
         }
         let (reason, sequence) = stop(about, end);
-        let data = Ordered::default()
-            .with("delta", json!({"stop_reason": reason, "stop_sequence": sequence}))
-            .with("usage", json!({"output_tokens": about.told(numbers).completion}));
+        let data = ordered! {
+            "delta": ordered! {"stop_reason": reason, "stop_sequence": sequence},
+            "usage": ordered! {"output_tokens": about.told(numbers).completion},
+        };
         events + &named_event("message_delta", data) + &named_event("message_stop", Ordered::default())
     }
 }
@@ -119,40 +122,38 @@ fn stop(about: &About, end: End) -> (&'static str, Option<&str>) {
 }
 
 /// `input_tokens` are those that did not come from the cache.
-fn usage(about: &About, numbers: &Timings, output: Option<u64>) -> Value {
+fn usage(about: &About, numbers: &Timings, output: Option<u64>) -> Ordered {
     let told = about.told(numbers);
-    json!({"cache_read_input_tokens": told.cached, "input_tokens": told.prompt - told.cached,
-        "output_tokens": output.unwrap_or(told.completion)})
+    ordered! {"cache_read_input_tokens": told.cached, "input_tokens": told.prompt - told.cached,
+    "output_tokens": output.unwrap_or(told.completion)}
 }
 
 /// The reply in one piece.
 pub(crate) fn whole(about: &About, finished: &[Finished]) -> Ordered {
     let numbers = finished.first().map(|of| of.timings).unwrap_or_default();
     let (reason, sequence) = stop(about, finished.first().map_or(End::Complete, |of| of.end));
-    Ordered::default()
-        .with("id", format!("chatcmpl-{}", about.id))
-        .with("type", "message")
-        .with("role", "assistant")
-        .with("content", content(about, numbers.predicted))
-        .with("model", about.model.as_str())
-        .with("stop_reason", reason)
-        .with("stop_sequence", sequence)
-        .with("usage", usage(about, &numbers, None))
+    ordered! {
+        "id": format!("chatcmpl-{}", about.id),
+        "type": "message",
+        "role": "assistant",
+        "content": content(about, numbers.predicted),
+        "model": about.model,
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "usage": usage(about, &numbers, None),
+    }
 }
 
-fn content(about: &About, tokens: u64) -> Vec<Value> {
+fn content(about: &About, tokens: u64) -> Vec<Ordered> {
     let Some(plan) = about.plans.first() else { return Vec::new() };
-    let mut content = Vec::new();
-    if plan.reasoning > 0 {
-        content.push(json!({"type": "thinking", "thinking": plan.reasoning_text(tokens), "signature": ""}));
-    }
-    if let Some((name, arguments)) = plan.call(tokens) {
-        let input: Value = serde_json::from_str(&arguments).unwrap_or_else(|_| json!({}));
-        content.push(json!({"type": "tool_use", "id": about.further_id(0), "name": name, "input": input}));
-    }
-    let text = plan.text(tokens);
-    if !text.is_empty() {
-        content.push(json!({"type": "text", "text": text}));
-    }
-    content
+    let thoughts = (plan.reasoning > 0)
+        .then(|| ordered! {"type": "thinking", "thinking": plan.reasoning_text(tokens), "signature": ""});
+    let call = plan.call(tokens).map(|(name, arguments)| {
+        // Arguments that were cut off by a limit are no JSON.
+        let input: Value = serde_json::from_str(&arguments).unwrap_or_default();
+        ordered! {"type": "tool_use", "id": about.further_id(0), "name": name, "input": input}
+    });
+    let text = Some(plan.text(tokens)).filter(|text| !text.is_empty());
+    let text = text.map(|text| ordered! {"type": "text", "text": text});
+    [thoughts, call, text].into_iter().flatten().collect()
 }

@@ -16,10 +16,8 @@ use super::super::model::{Event, Output};
 use super::super::server::App;
 use super::about::{About, Finished};
 use super::ask::{Ask, Surface};
-use super::chat::Chat;
-use super::completions::Completions;
 use super::error::ApiError;
-use super::json::Ordered;
+use super::json::ordered;
 use super::messages::Messages;
 use super::responses::Responses;
 use super::{chat, completions, messages, responses};
@@ -136,8 +134,8 @@ struct Open {
 }
 
 enum Writer {
-    Chat(Chat),
-    Completions(Completions),
+    Chat,
+    Completions,
     Responses(Responses),
     Messages(Messages),
 }
@@ -145,8 +143,8 @@ enum Writer {
 impl EventStream {
     fn new(about: About, surface: Surface, ticket: Ticket) -> Self {
         let writer = match surface {
-            Surface::Chat => Writer::Chat(Chat),
-            Surface::Completions => Writer::Completions(Completions),
+            Surface::Chat => Writer::Chat,
+            Surface::Completions => Writer::Completions,
             Surface::Responses => Writer::Responses(Responses::default()),
             Surface::Messages => Writer::Messages(Messages::default()),
         };
@@ -159,8 +157,8 @@ impl Open {
     /// The bytes of an event, none for some.
     fn bytes(&mut self, output: &Output) -> String {
         let mut text = match &mut self.writer {
-            Writer::Chat(chat) => chat.event(&self.about, output),
-            Writer::Completions(completions) => completions.event(&self.about, output),
+            Writer::Chat => chat::event(&self.about, output),
+            Writer::Completions => completions::event(&self.about, output),
             Writer::Responses(responses) => responses.event(&self.about, output),
             Writer::Messages(messages) => messages.event(&self.about, output),
         };
@@ -172,7 +170,7 @@ impl Open {
             Event::Ended(_) | Event::TooLong(_) => self.left = self.left.saturating_sub(1),
             _ => {}
         }
-        if self.left == 0 && matches!(self.writer, Writer::Chat(_) | Writer::Completions(_)) {
+        if self.left == 0 && matches!(self.writer, Writer::Chat | Writer::Completions) {
             text.push_str("data: [DONE]\n\n");
         }
         text
@@ -182,8 +180,8 @@ impl Open {
     fn error(&self) -> Bytes {
         let error = ApiError::server(MID_STREAM_ERROR).value();
         if matches!(self.writer, Writer::Messages(_)) {
-            let data = Ordered::default().with("code", 500).with("message", MID_STREAM_ERROR);
-            return format!("event: error\ndata: {}\n\n", data.with("type", "server_error").text()).into();
+            let data = ordered! {"code": 500, "message": MID_STREAM_ERROR, "type": "server_error"};
+            return format!("event: error\ndata: {}\n\n", data.text()).into();
         }
         format!("data: {error}\n\n").into()
     }

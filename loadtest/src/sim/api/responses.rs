@@ -1,10 +1,8 @@
 //! `/v1/responses`: named events of a stream, and the reply in one piece.
 
-use serde_json::{Value, json};
-
 use super::super::model::{Event, Output, Timings};
 use super::about::{About, Finished, Told, named_event};
-use super::json::{Ordered, timings};
+use super::json::{Ordered, ordered, timings};
 use super::plan::Piece;
 
 /// The events of a stream. One choice: the API knows no more.
@@ -31,7 +29,7 @@ impl Responses {
                 let progress = about.progress(numbers, processed, output.prompt);
                 let timings = about.timings_per_token(numbers);
                 let begun = std::mem::replace(&mut self.begun, true);
-                let data = Ordered::default().with("response", begun_response(about)).maybe("timings", timings);
+                let data = ordered! {"response": begun_response(about)}.maybe("timings", timings);
                 let events = if begun { String::new() } else { created(about) };
                 events + &named_event("response.in_progress", data.with("prompt_progress", progress))
             }
@@ -45,7 +43,7 @@ impl Responses {
         if std::mem::replace(&mut self.begun, true) {
             return String::new();
         }
-        let data = Ordered::default().with("response", begun_response(about));
+        let data = ordered! {"response": begun_response(about)};
         created(about) + &named_event("response.in_progress", data)
     }
 
@@ -62,7 +60,7 @@ impl Responses {
             self.item = Some(item);
             events.push_str(&opened(about, item));
         }
-        let data = Ordered::default().with("item_id", item_id(about, item)).with("delta", delta);
+        let data = ordered! {"item_id": item_id(about, item), "delta": delta};
         events + &named_event(name, data.maybe("timings", about.timings_per_token(&output.timings)))
     }
 
@@ -71,7 +69,7 @@ impl Responses {
         for item in items(about, numbers.predicted) {
             events.push_str(&closed(about, item, numbers.predicted));
         }
-        let response = json!({
+        let response = ordered! {
             "id": format!("resp_{}", about.id),
             "object": "response",
             "created_at": about.created,
@@ -79,18 +77,18 @@ impl Responses {
             "model": about.model,
             "output": output(about, numbers.predicted, false),
             "usage": usage(about, numbers),
-        });
-        let data = Ordered::default().with("response", response).with("timings", timings(numbers));
+        };
+        let data = ordered! {"response": response, "timings": timings(numbers)};
         events + &named_event("response.completed", data)
     }
 }
 
-fn begun_response(about: &About) -> Value {
-    json!({"id": format!("resp_{}", about.id), "object": "response", "status": "in_progress"})
+fn begun_response(about: &About) -> Ordered {
+    ordered! {"id": format!("resp_{}", about.id), "object": "response", "status": "in_progress"}
 }
 
 fn created(about: &About) -> String {
-    named_event("response.created", Ordered::default().with("response", begun_response(about)))
+    named_event("response.created", ordered! {"response": begun_response(about)})
 }
 
 fn item_id(about: &About, item: Item) -> String {
@@ -109,20 +107,21 @@ fn call_id(about: &About) -> String {
 /// The events with which an item begins.
 fn opened(about: &About, item: Item) -> String {
     let id = item_id(about, item);
-    let added = |item: Value| named_event("response.output_item.added", Ordered::default().with("item", item));
+    let added = |item: Ordered| named_event("response.output_item.added", ordered! {"item": item});
+    let nothing: [Ordered; 0] = [];
     match item {
-        Item::Reasoning => added(json!({"id": id, "summary": [], "type": "reasoning", "content": [],
-            "encrypted_content": "", "status": "in_progress"})),
+        Item::Reasoning => added(ordered! {"id": id, "summary": nothing, "type": "reasoning", "content": nothing,
+        "encrypted_content": "", "status": "in_progress"}),
         Item::Message => {
-            let item =
-                json!({"content": [], "id": id, "role": "assistant", "status": "in_progress", "type": "message"});
-            let part = Ordered::default().with("item_id", id).with("part", json!({"type": "output_text", "text": ""}));
-            added(item) + &named_event("response.content_part.added", part)
+            let part = ordered! {"item_id": id, "part": ordered! {"type": "output_text", "text": ""}};
+            added(ordered! {"content": nothing, "id": id, "role": "assistant", "status": "in_progress",
+            "type": "message"})
+                + &named_event("response.content_part.added", part)
         }
         Item::Call => {
             let name = about.plans.first().and_then(|plan| plan.call(0)).map(|(name, _)| name);
-            added(json!({"id": id, "arguments": "", "call_id": call_id(about), "name": name,
-                "type": "function_call", "status": "in_progress"}))
+            added(ordered! {"id": id, "arguments": "", "call_id": call_id(about), "name": name,
+            "type": "function_call", "status": "in_progress"})
         }
     }
 }
@@ -130,18 +129,20 @@ fn opened(about: &About, item: Item) -> String {
 /// The events with which an item ends.
 fn closed(about: &About, item: Item, tokens: u64) -> String {
     let id = item_id(about, item);
-    let done = |item: Value| named_event("response.output_item.done", Ordered::default().with("item", item));
-    match item {
-        Item::Message => {
-            let whole = item_value(about, item, tokens, true);
-            let part = whole["content"][0].clone();
-            let text = Ordered::default().with("item_id", id.as_str()).with("text", part["text"].clone());
-            named_event("response.output_text.done", text)
-                + &named_event("response.content_part.done", Ordered::default().with("item_id", id).with("part", part))
-                + &done(whole)
-        }
-        _ => done(item_value(about, item, tokens, true)),
+    let done = named_event("response.output_item.done", ordered! {"item": item_value(about, item, tokens, true)});
+    if item != Item::Message {
+        return done;
     }
+    let text = about.plans.first().map(|plan| plan.text(tokens)).unwrap_or_default();
+    let part = ordered! {"item_id": id, "part": text_part(&text)};
+    named_event("response.output_text.done", ordered! {"item_id": id, "text": text})
+        + &named_event("response.content_part.done", part)
+        + &done
+}
+
+fn text_part(text: &str) -> Ordered {
+    let nothing: [Ordered; 0] = [];
+    ordered! {"type": "output_text", "annotations": nothing, "logprobs": nothing, "text": text}
 }
 
 /// The items of so many tokens, in order.
@@ -155,52 +156,49 @@ fn items(about: &About, tokens: u64) -> Vec<Item> {
     [reasoning, said].into_iter().flatten().collect()
 }
 
-fn output(about: &About, tokens: u64, with_status: bool) -> Vec<Value> {
+fn output(about: &About, tokens: u64, with_status: bool) -> Vec<Ordered> {
     items(about, tokens).into_iter().map(|item| item_value(about, item, tokens, with_status)).collect()
 }
 
 /// An item when it is complete. Only thoughts have no status inside `response.completed`.
-fn item_value(about: &About, item: Item, tokens: u64, with_status: bool) -> Value {
+fn item_value(about: &About, item: Item, tokens: u64, with_status: bool) -> Ordered {
     let id = item_id(about, item);
-    let Some(plan) = about.plans.first() else { return Value::Null };
+    let Some(plan) = about.plans.first() else { return Ordered::default() };
+    let nothing: [Ordered; 0] = [];
     match item {
         Item::Reasoning => {
-            let content = json!([{"text": plan.reasoning_text(tokens), "type": "reasoning_text"}]);
-            let mut item =
-                json!({"id": id, "summary": [], "type": "reasoning", "content": content, "encrypted_content": ""});
-            if let (true, Some(members)) = (with_status, item.as_object_mut()) {
-                members.insert("status".to_owned(), json!("completed"));
-            }
-            item
+            let content = [ordered! {"text": plan.reasoning_text(tokens), "type": "reasoning_text"}];
+            let item = ordered! {"id": id, "summary": nothing, "type": "reasoning", "content": content,
+            "encrypted_content": ""};
+            item.maybe("status", with_status.then_some("completed"))
         }
-        Item::Message => {
-            let part = json!({"type": "output_text", "annotations": [], "logprobs": [], "text": plan.text(tokens)});
-            json!({"type": "message", "status": "completed", "id": id, "content": [part], "role": "assistant"})
-        }
+        Item::Message => ordered! {"type": "message", "status": "completed", "id": id,
+        "content": [text_part(&plan.text(tokens))], "role": "assistant"},
         Item::Call => {
             let (name, arguments) = plan.call(tokens).unwrap_or_default();
-            json!({"id": id, "type": "function_call", "status": "completed", "arguments": arguments,
-                "call_id": call_id(about), "name": name})
+            ordered! {"id": id, "type": "function_call", "status": "completed", "arguments": arguments,
+            "call_id": call_id(about), "name": name}
         }
     }
 }
 
-fn usage(about: &About, numbers: &Timings) -> Value {
+fn usage(about: &About, numbers: &Timings) -> Ordered {
     let Told { prompt, cached, completion, total } = about.told(numbers);
-    json!({"input_tokens": prompt, "output_tokens": completion, "total_tokens": total,
-        "input_tokens_details": {"cached_tokens": cached}})
+    ordered! {"input_tokens": prompt, "output_tokens": completion, "total_tokens": total,
+    "input_tokens_details": ordered! {"cached_tokens": cached}}
 }
 
 /// The reply in one piece, without timings.
 pub(crate) fn whole(about: &About, finished: &[Finished]) -> Ordered {
     let numbers = finished.first().map(|of| of.timings).unwrap_or_default();
-    Ordered::default()
-        .with("completed_at", about.created)
-        .with("created_at", about.created)
-        .with("id", format!("resp_{}", about.id))
-        .with("model", about.model.as_str())
-        .with("object", "response")
-        .with("output", output(about, numbers.predicted, true))
-        .with("status", "completed")
-        .with("usage", usage(about, &numbers))
+    ordered! {
+        "completed_at": about.created,
+        "created_at": about.created,
+        "id": format!("resp_{}", about.id),
+        "model": about.model,
+        "object": "response",
+        "output": output(about, numbers.predicted, true),
+        "status": "completed",
+        "usage": usage(about, &numbers),
+    }
 }

@@ -10,7 +10,7 @@ use super::super::model::{Event, Request, Sequence};
 use super::super::server::App;
 use super::super::words::{Reply, Token, fingerprint, mixed};
 use super::error::ApiError;
-use super::json::Ordered;
+use super::json::{Ordered, ordered};
 use super::prompt;
 
 /// Numbers in a vector.
@@ -86,10 +86,8 @@ pub(crate) async fn rerank(app: &Arc<App>, body: &Value) -> Result<String, ApiEr
 
 fn envelope(app: &App, body: &Value, tokens: usize) -> Ordered {
     let model = body["model"].as_str().unwrap_or(&app.options.profile.name);
-    Ordered::default()
-        .with("model", model)
-        .with("object", "list")
-        .with("usage", json!({"prompt_tokens": tokens, "total_tokens": tokens}))
+    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+    ordered! {"model": model, "object": "list", "usage": usage}
 }
 
 /// Lets the model compute the texts; gives how many tokens they are.

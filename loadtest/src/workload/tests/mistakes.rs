@@ -91,7 +91,8 @@ fn every_value_that_cannot_be_used_is_refused_at_its_place() {
         ("weight = inf", "weight"),
         ("class = ''", "class"),
         ("model = ''", "model"),
-        ("key_variable = 'A=B'", "key_variable"),
+        ("key_variable = ''", "key_variable"),
+        ("key_variable = 'sk-secret'", "key_variable"),
         ("key_file = 'a'\nkey_variable = 'A'", "key_file"),
         ("prompt_tokens = 0", "prompt_tokens"),
         ("prompt_tokens = 1.5", "prompt_tokens"),
@@ -139,6 +140,7 @@ fn every_value_that_cannot_be_used_is_refused_at_its_place() {
         let told = told(&format!("[tenants.chat]\n{line}\n"));
         assert!(told.contains(&format!(" `tenants.chat.{key}`: ")), "{line}\n{told}");
         assert!(told.contains("\nhint: "), "{told}");
+        assert!(!told.contains("secret"), "a key that was written in the wrong place is not shown");
     }
 }
 
