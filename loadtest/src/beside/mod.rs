@@ -92,18 +92,16 @@ fn order(round: u32) -> [Path; 3] {
 ///
 /// # Errors
 /// A program is missing or fails, a run fails, or `stop` was called.
-pub async fn measure<R>(
+pub async fn measure(
     options: &Options,
     workload: &Workload,
     stop: &CancellationToken,
-    run: impl FnMut(Way) -> R,
-) -> anyhow::Result<Beside>
-where
-    R: Future<Output = anyhow::Result<Report>>,
-{
+    run: impl AsyncFnMut(Way) -> anyhow::Result<Report>,
+) -> anyhow::Result<Beside> {
     let nginx = Program::nginx(options.nginx.as_deref()).await?;
     let gateway = Program::gateway(&options.gateway).await?;
-    let mut bench = Bench { options, workload, nginx, gateway, run, notes: Vec::new(), resolution: 0.0 };
+    let mut bench =
+        Bench { options, workload, nginx, gateway, run, notes: Vec::new(), invalid: Vec::new(), resolution: 0.0 };
     let started_at = wall_clock();
     let rounds = stop.run_until_cancelled(bench.rounds()).await.context("broken off")??;
     bench.notes.push(format!("a slot that has become free is seen up to {:.1} ms late", bench.resolution));
@@ -118,6 +116,7 @@ where
         rounds: options.rounds,
         rows: rows::of(&rounds),
         notes: bench.notes,
+        invalid: bench.invalid,
     })
 }
 
@@ -128,15 +127,12 @@ struct Bench<'a, F> {
     gateway: Program,
     run: F,
     notes: Vec<String>,
+    invalid: Vec<String>,
     /// How coarsely llama-server was watched while clients left, in milliseconds.
     resolution: f64,
 }
 
-impl<F, R> Bench<'_, F>
-where
-    F: FnMut(Way) -> R,
-    R: Future<Output = anyhow::Result<Report>>,
-{
+impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
     async fn rounds(&mut self) -> anyhow::Result<Vec<BTreeMap<Path, Sample>>> {
         let mut rounds = Vec::new();
         for round in 0..self.options.rounds.max(1) {
@@ -183,6 +179,7 @@ where
         let report = (self.run)(Way { name: path.name(), server: server.clone(), workload }).await?;
         let taken = cpu(&mut proxy)?.zip(before).map(|(after, before)| after - before);
         self.notes.extend(rows::faults(path.name(), &report, taken));
+        self.invalid.extend(report.verdict.invalid.iter().map(|why| format!("{}: {why}", path.name())));
         sample.extend(rows::latencies(&report));
         sample.extend(taken.into_iter().flat_map(|seconds| rows::costs(&report, seconds)));
         let probe = Probe { target: &server, upstreams, model, trials: *cancel_trials };

@@ -18,22 +18,28 @@ pub fn show(out: &mut impl Write, beside: &Beside) -> io::Result<()> {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..head.len()).map(width).collect();
     for line in &lines {
-        write!(out, "{:1$}", line[0], widths[0])?;
+        let mut text = format!("{:1$}", line[0], widths[0]);
         for (cell, width) in line.iter().zip(&widths).skip(1) {
-            write!(out, "  {cell:>width$}")?;
+            text += &format!("  {cell:>width$}");
         }
-        writeln!(out)?;
+        writeln!(out, "{}", text.trim_end())?;
     }
     let Beside { upstream, rounds, workload, nginx, gateway, .. } = beside;
     writeln!(out, "\n{upstream}, workload {}, {rounds} rounds, nginx {nginx}, llama-gateway {gateway}", workload.name)?;
     for note in &beside.notes {
         writeln!(out, "- {note}")?;
     }
+    for why in &beside.invalid {
+        writeln!(out, "- no measurement: {why}")?;
+    }
     Ok(())
 }
 
 fn cell(figure: Option<Figure>) -> String {
     let Some(Figure { median, least, most }) = figure else { return String::new() };
+    if least == most {
+        return short(median);
+    }
     format!("{} ({} to {})", short(median), short(least), short(most))
 }
 
@@ -77,14 +83,19 @@ mod tests {
             rounds: 3,
             rows: vec![row],
             notes: vec!["nginx: 1 of 9 requests failed".to_owned()],
+            invalid: vec!["direct: the harness was too slow".to_owned()],
         };
         let mut out = Vec::new();
         show(&mut out, &beside).unwrap();
         let text = String::from_utf8(out).unwrap();
         let wanted = "time to first token, p50, ms  120 (119 to 121)  0.610 (-0.390 to 1.61)  4.61 (3.61 to 5.61)";
-        let line = text.lines().nth(1).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), wanted.split_whitespace().collect::<Vec<_>>());
-        assert_eq!(text.lines().next().unwrap().chars().count(), line.chars().count());
-        assert!(text.ends_with("\n- nginx: 1 of 9 requests failed\n"), "{text}");
+        let lines: Vec<_> = text.lines().take(2).collect();
+        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), wanted.split_whitespace().collect::<Vec<_>>());
+        let end = |line: &str, of: &str| line.find(of).unwrap() + of.len();
+        assert_eq!(end(lines[0], "gateway adds"), end(lines[1], "4.61 (3.61 to 5.61)"), "{text}");
+        assert!(
+            text.ends_with("\n- nginx: 1 of 9 requests failed\n- no measurement: direct: the harness was too slow\n"),
+            "{text}"
+        );
     }
 }

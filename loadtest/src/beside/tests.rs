@@ -27,7 +27,7 @@ fn every_way_is_first_second_and_last_in_three_rounds() {
 #[tokio::test]
 async fn nothing_is_run_when_a_program_is_missing() {
     let (options, _stub) = options("/no/such/nginx").await;
-    let run = |_| async { panic!("it ran") };
+    let run = async |_| panic!("it ran");
     let error = measure(&options, &Workload::default(), &CancellationToken::new(), run).await.unwrap_err();
     assert!(error.to_string().contains("\nhint: "), "{error:#}");
 }
@@ -36,7 +36,7 @@ async fn nothing_is_run_when_a_program_is_missing() {
 async fn a_run_that_fails_names_its_round_and_its_way() {
     let (mut options, _stub) = options("/bin/true").await;
     options.gateway = PathBuf::from("/bin/true");
-    let run = |way: Way| async move {
+    let run = async |way: Way| {
         assert_eq!((way.workload.warm_up, way.workload.seed), (Duration::ZERO, 7));
         anyhow::bail!("the server is gone")
     };
@@ -50,9 +50,9 @@ async fn a_run_can_be_broken_off() {
     let (mut options, _stub) = options("/bin/true").await;
     options.gateway = PathBuf::from("/bin/true");
     let stop = CancellationToken::new();
-    let run = |_| {
+    let run = async |_| {
         stop.cancel();
-        std::future::pending()
+        std::future::pending().await
     };
     let error = measure(&options, &Workload::default(), &stop, run).await.unwrap_err();
     assert_eq!(error.to_string(), "broken off");

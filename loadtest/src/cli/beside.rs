@@ -61,12 +61,13 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
         let mut tasks = JoinSet::new();
         let stop = interrupted(&mut tasks)?;
         let run = |Way { name, server, mut workload }: Way| {
-            let (stop, upstream) = (stop.clone(), arguments.upstream.clone());
+            let (stop, upstream) = (stop.clone(), options.upstream.clone());
             workload.name = format!("{} ({name})", workload.name);
             async move {
                 let settings = Settings {
                     target: server.url,
-                    upstreams: vec![upstream],
+                    upstreams: vec![upstream.url],
+                    upstream_key: upstream.key,
                     keys: server.key.map_or(KeyFrom::Nobody, KeyFrom::Given),
                     ..Settings::default()
                 };
@@ -79,7 +80,7 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
     let results = arguments.output.open(&format!("beside-{}", workload.name))?;
     results.write_json("beside.json", &found)?;
     beside::show(&mut std::io::stdout().lock(), &found)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(found.exit_code()))
 }
 
 /// Both programs are built into the same directory, and installed into the same one.
