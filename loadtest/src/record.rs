@@ -23,7 +23,7 @@ pub struct Record {
     /// When its first try was handed to HTTP, before any connecting. What is later than `dispatched` is the wait for
     /// one of the tenant's connections, where the workload limits them.
     pub sent: Duration,
-    /// How many times it was tried, at least 1.
+    /// How many times it was tried; 0 if the run ended before it was sent.
     pub tries: u32,
     /// Status and code of each try that was refused and tried again, in order.
     pub retried: Vec<Refusal>,
@@ -67,7 +67,7 @@ pub struct Record {
 /// A refused try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status.
+    /// HTTP status; 0 if a try had no reply, and the code then tells why.
     pub status: u16,
     /// The error's `code` or `type`, at most 64 characters.
     pub code: String,
@@ -114,6 +114,7 @@ impl Ending {
             Self::Complete => "complete".to_owned(),
             Self::Left => "left".to_owned(),
             Self::TimedOut => "timed out".to_owned(),
+            Self::Refused(Refusal { status: 0, code }) => code.clone(),
             Self::Refused(Refusal { status, code }) if code.is_empty() => format!("status {status}"),
             Self::Refused(Refusal { status, code }) => format!("status {status} {code}"),
             Self::ErrorEvent(Refusal { code, .. }) => format!("error in stream {code}").trim_end().to_owned(),

@@ -160,35 +160,52 @@ struct Entries {
     lower_bound: i64,
 }
 
-/// Entries by the time of their end; where the gateway died, by the last that is known of them. One that llama-server
-/// refused as invalid is no cut one: nothing was begun.
+/// Entries and the time of their end; where the gateway died, the last that is known of them.
 const ENTRIES: &str = "
-    SELECT count(*), coalesce(sum(cut), 0), coalesce(sum(ending = 'interrupted'), 0),
-        coalesce(sum(prompt_tokens - cached_tokens), 0), coalesce(sum(cached_tokens), 0),
-        coalesce(sum(completion_tokens), 0),
-        coalesce(sum(max(admitted_tokens - prompt_tokens, 0)) FILTER (WHERE cut), 0),
-        coalesce(sum(prompt_tokens) FILTER (WHERE counted_by = 'admission'), 0),
-        coalesce(sum(completion_tokens) FILTER (WHERE counted_by = 'events'), 0)
-    FROM (SELECT *, counted_by NOT IN ('usage', 'admission') AND ending <> 'invalid_request' AS cut
-        FROM entries
-        WHERE arrived_ms > ?2 - ?4 AND arrived_ms <= ?3 AND upstream = ?1 AND ending IS NOT NULL
-            AND coalesce(ended_ms, first_token_ms, dispatched_ms) > ?2
-            AND coalesce(ended_ms, first_token_ms, dispatched_ms) <= ?3)";
+    SELECT coalesce(ended_ms, first_token_ms, dispatched_ms), ending, counted_by, prompt_tokens, cached_tokens,
+        completion_tokens, admitted_tokens
+    FROM entries
+    WHERE arrived_ms > ?2 - ?4 AND arrived_ms <= ?3 AND upstream = ?1 AND ending IS NOT NULL";
 
 impl Entries {
-    fn of(connection: &Connection, run: &Run) -> rusqlite::Result<Self> {
+    /// Those of each run of one replica. All entries are read once, however often it was started anew.
+    fn of(connection: &Connection, upstream: &str, runs: &[&Run]) -> rusqlite::Result<Vec<Self>> {
+        let mut all: Vec<_> = runs.iter().map(|_| Self::default()).collect();
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(all) };
         let mut statement = connection.prepare_cached(ENTRIES)?;
-        statement.query_row(params![run.upstream, run.from, run.to, LONGEST_REQUEST_MS], |row| {
-            Ok(Self {
-                requests: row.get(0)?,
-                cut: row.get(1)?,
-                interrupted: row.get(2)?,
-                ledger: [row.get(3)?, row.get(4)?, row.get(5)?],
-                untold_prompts: row.get(6)?,
-                unknown_cached: row.get(7)?,
-                lower_bound: row.get(8)?,
-            })
-        })
+        let mut rows = statement.query(params![upstream, first.from, last.to, LONGEST_REQUEST_MS])?;
+        while let Some(row) = rows.next()? {
+            let Some(ended) = row.get::<_, Option<i64>>(0)? else { continue };
+            // They follow each other; between two of them nobody knows who counted.
+            let Some(at) = runs.partition_point(|run| run.from < ended).checked_sub(1) else { continue };
+            if let (Some(run), Some(entries)) = (runs.get(at), all.get_mut(at))
+                && ended <= run.to
+            {
+                entries.add(row)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let (ending, counted_by) = (row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+        let [prompt, cached, completion, admitted]: [i64; 4] = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+        self.requests += 1;
+        for (sum, tokens) in self.ledger.iter_mut().zip([prompt - cached, cached, completion]) {
+            *sum += tokens;
+        }
+        // One that llama-server refused as invalid is no cut one: nothing was begun.
+        if !matches!(counted_by, "usage" | "admission") && ending != "invalid_request" {
+            self.cut += 1;
+            self.untold_prompts += (admitted - prompt).max(0);
+        }
+        match counted_by {
+            "admission" => self.unknown_cached += prompt,
+            "events" => self.lower_bound += completion,
+            _ => {}
+        }
+        self.interrupted += i64::from(ending == "interrupted");
+        Ok(())
     }
 
     /// How far each kind may be off because of how these entries ended.
@@ -225,8 +242,7 @@ pub fn compare(connection: &Connection, since: Timestamp) -> rusqlite::Result<Ve
 fn compare_replica(connection: &Connection, upstream: &str, runs: &[&Run]) -> rusqlite::Result<Comparison> {
     let mut sums: [Option<Sums>; 3] = Default::default();
     let (mut requests, mut cut) = (0, 0);
-    for run in runs {
-        let entries = Entries::of(connection, run)?;
+    for (run, entries) in runs.iter().zip(Entries::of(connection, upstream, runs)?) {
         (requests, cut) = (requests + entries.requests, cut + entries.cut);
         let uncertainty = entries.uncertainty();
         for kind in 0..3 {

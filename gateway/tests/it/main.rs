@@ -39,6 +39,7 @@ mod killed;
 mod ledger;
 mod ledger_faults;
 mod limits;
+mod loadtest;
 mod panics;
 mod privacy;
 mod queue;

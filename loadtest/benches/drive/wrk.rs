@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::{USERS, cpu, prompt, server};
+use crate::{PROMPT_WORDS, USERS, cpu, server};
 
 pub(crate) struct Wrk {
     pub(crate) per_second: f64,
@@ -18,7 +18,7 @@ pub(crate) struct Wrk {
 pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyhow::Result<Option<Wrk>> {
     let mut script = tempfile::NamedTempFile::new()?;
     let body = serde_json::json!({
-        "messages": [{"role": "user", "content": prompt()}],
+        "messages": [{"role": "user", "content": "word ".repeat(PROMPT_WORDS.into())}],
         "max_tokens": server::EVENTS,
         "stream": streamed,
         "ignore_eos": true,

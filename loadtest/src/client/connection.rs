@@ -3,6 +3,7 @@
 //! hyper wants a connection to be polled beside what is done with it. That is usually a task of its own, which costs
 //! every read a second wake-up. Here whoever waits for the reply polls the connection, too; nobody polls an idle one.
 
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl Connection {
 
     fn drive(&mut self, context: &mut Context<'_>) {
         // How it ended is told to whoever waits for the reply.
-        self.ended = self.ended || std::pin::Pin::new(&mut *self.driver).poll(context).is_ready();
+        self.ended = self.ended || Pin::new(&mut *self.driver).poll(context).is_ready();
     }
 
     /// Whether a request can be sent: the server has not closed it, and nothing is under way.
@@ -65,9 +66,9 @@ impl Connection {
 
     /// Sends a request and waits for the head of its reply.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        let mut head = std::pin::pin!(self.sender.send_request(request));
+        let mut head = pin!(self.sender.send_request(request));
         std::future::poll_fn(|context| {
-            self.ended = self.ended || std::pin::Pin::new(&mut *self.driver).poll(context).is_ready();
+            self.drive(context);
             head.as_mut().poll(context)
         })
         .await
@@ -81,7 +82,7 @@ impl Connection {
     ) -> Poll<Option<hyper::Result<Bytes>>> {
         loop {
             self.drive(context);
-            match std::pin::Pin::new(&mut *body).poll_frame(context) {
+            match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers are of no use here.
                     if let Ok(data) = frame.into_data() {

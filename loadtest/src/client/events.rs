@@ -30,73 +30,70 @@ pub struct TooLong;
 pub struct Events {
     /// The beginning of an event whose end has not come.
     pending: Vec<u8>,
-    comments: u64,
 }
 
 impl Events {
-    /// How many blocks came without a payload: comments, which servers send to keep a connection alive.
-    pub fn comments(&self) -> u64 {
-        self.comments
-    }
-
     /// Takes one read and gives the events that end in it.
     ///
     /// # Errors
     /// When an event is too long.
     pub fn push(&mut self, input: &[u8], mut each: impl FnMut(Event<'_>)) -> Result<(), TooLong> {
         if self.pending.is_empty() {
-            let used = self.split(input, 0, &mut each);
+            let used = split(input, 0, &mut each);
             self.pending.extend_from_slice(input.get(used..).unwrap_or_default());
         } else {
             let mut pending = std::mem::take(&mut self.pending);
             // A blank line may have begun in what is pending: LF CR LF is three bytes.
             let seen = pending.len().saturating_sub(2);
             pending.extend_from_slice(input);
-            let used = self.split(&pending, seen, &mut each);
+            let used = split(&pending, seen, &mut each);
             pending.drain(..used);
             self.pending = pending;
         }
         if self.pending.len() > MAX_EVENT_BYTES { Err(TooLong) } else { Ok(()) }
     }
+}
 
-    /// Gives all whole events of `bytes`, in which no event ends before `seen`; says how many bytes they were.
-    fn split(&mut self, bytes: &[u8], seen: usize, each: &mut impl FnMut(Event<'_>)) -> usize {
-        let mut begin = 0;
-        for line_end in memchr_iter(b'\n', bytes.get(seen..).unwrap_or_default()).map(|at| at + seen) {
-            let line = bytes.get(begin..line_end).unwrap_or_default();
-            // The line that ends here is blank: nothing but perhaps a CR since the LF before.
-            if line.is_empty() || line == b"\r" || line.ends_with(b"\n") || line.ends_with(b"\n\r") {
-                self.block(line, each);
-                begin = line_end + 1;
-            }
+/// Gives all whole events of `bytes`, in which no event ends before `seen`; says how many bytes they were.
+fn split(bytes: &[u8], seen: usize, each: &mut impl FnMut(Event<'_>)) -> usize {
+    let mut begin = 0;
+    for line_end in memchr_iter(b'\n', bytes.get(seen..).unwrap_or_default()).map(|at| at + seen) {
+        let lines = bytes.get(begin..line_end).unwrap_or_default();
+        // The line that ends here is blank: nothing but perhaps a CR since the LF before.
+        if lines.is_empty() || lines == b"\r" || lines.ends_with(b"\n") || lines.ends_with(b"\n\r") {
+            block(lines, each);
+            begin = line_end + 1;
         }
-        begin
     }
+    begin
+}
 
-    /// Reads the lines of one block.
-    fn block(&mut self, mut block: &[u8], each: &mut impl FnMut(Event<'_>)) {
-        let (mut name, mut data) = (&b""[..], None::<Cow<'_, [u8]>>);
-        let mut lines = 0;
-        while !block.is_empty() {
-            let end = memchr(b'\n', block).unwrap_or(block.len());
-            let (line, rest) = block.split_at(end);
-            block = rest.get(1..).unwrap_or_default();
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            lines += usize::from(!line.is_empty());
-            if let Some(value) = line.strip_prefix(b"data:") {
-                let value = value.strip_prefix(b" ").unwrap_or(value);
-                data = Some(match data {
-                    None => Cow::Borrowed(value),
-                    Some(before) => Cow::Owned([&before[..], value].join(&b'\n')),
-                });
-            } else if let Some(value) = line.strip_prefix(b"event:") {
-                name = value.strip_prefix(b" ").unwrap_or(value);
-            }
+/// Reads the lines before a blank one.
+fn block(mut lines: &[u8], each: &mut impl FnMut(Event<'_>)) {
+    let (mut name, mut data) = (&b""[..], None::<Cow<'_, [u8]>>);
+    while !lines.is_empty() {
+        let end = memchr(b'\n', lines).unwrap_or(lines.len());
+        let (line, rest) = lines.split_at(end);
+        lines = rest.get(1..).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(value) = line.strip_prefix(b"data:") {
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            data = Some(match data {
+                None => Cow::Borrowed(value),
+                Some(before) => {
+                    let mut joined = before.into_owned();
+                    joined.push(b'\n');
+                    joined.extend_from_slice(value);
+                    Cow::Owned(joined)
+                }
+            });
+        } else if let Some(value) = line.strip_prefix(b"event:") {
+            name = value.strip_prefix(b" ").unwrap_or(value);
         }
-        match data {
-            Some(data) => each(Event { name, data }),
-            None => self.comments += u64::from(lines > 0),
-        }
+    }
+    // Without one it is a comment, which servers send to keep a connection alive.
+    if let Some(data) = data {
+        each(Event { name, data });
     }
 }
 
@@ -106,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    fn events(pieces: &[&[u8]]) -> (Vec<(String, String)>, u64) {
+    fn events(pieces: &[&[u8]]) -> Vec<(String, String)> {
         let (mut splitter, mut seen) = (Events::default(), Vec::new());
         for piece in pieces {
             splitter
@@ -116,7 +113,7 @@ mod tests {
                 })
                 .unwrap();
         }
-        (seen, splitter.comments())
+        seen
     }
 
     fn pair(name: &str, data: &str) -> (String, String) {
@@ -126,9 +123,7 @@ mod tests {
     #[test]
     fn events_have_a_name_and_a_payload() {
         let stream = b": queued\n\nevent: a\ndata: 1\n\ndata:2\ndata: 3\n\n\n:\n\ndata: [DONE]\n\ndata: half";
-        let (seen, comments) = events(&[stream]);
-        assert_eq!(seen, [pair("a", "1"), pair("", "2\n3"), pair("", "[DONE]")]);
-        assert_eq!(comments, 2, "a blank line is no comment");
+        assert_eq!(events(&[stream]), [pair("a", "1"), pair("", "2\n3"), pair("", "[DONE]")]);
     }
 
     #[test]

@@ -198,7 +198,9 @@ fn compare_in(rounds: usize, a: &Report, b: &Report, tolerance: f64) -> Result<C
 fn line(name: &'static str, quantity: Quantity, (a, b): (&Report, &Report), estimate: Estimate) -> Line {
     let enough = enough(quantity, a, b);
     let (a, b) = (quantity.in_report(a), quantity.in_report(b));
-    let verdict = if enough { LineVerdict::NoDifferenceSeen } else { LineVerdict::TooFewData };
+    // Two runs without any failure have no ratio, and that is no lack of data.
+    let no_failures = matches!(quantity, Quantity::ErrorRate) && a == Some(0.0) && b == Some(0.0);
+    let verdict = if enough || no_failures { LineVerdict::NoDifferenceSeen } else { LineVerdict::TooFewData };
     let ratio = a.zip(b).filter(|(a, _)| *a > 0.0).map(|(a, b)| b / a);
     Line {
         name,
@@ -225,11 +227,7 @@ fn enough(quantity: Quantity, a: &Report, b: &Report) -> bool {
         }),
         Quantity::Goodput | Quantity::Attainment => together(|report| report.total.good),
         Quantity::CompletionTokens => together(|report| report.total.tokens.completion),
-        // No failure at all in two runs of some length is no lack of data.
-        Quantity::ErrorRate => {
-            let none = [a, b].iter().all(|report| verdict::failed(&report.total) == 0);
-            none || together(|report| verdict::failed(&report.total))
-        }
+        Quantity::ErrorRate => together(|report| verdict::failed(&report.total)),
     }
 }
 

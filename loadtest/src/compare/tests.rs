@@ -226,7 +226,8 @@ fn too_few_values_are_not_judged() {
         report.blocks.iter_mut().for_each(|block| drop(block.histograms.remove("itl")));
     }
     let comparison = compare(&a, &b, 0.05).unwrap();
-    assert_eq!(line(&comparison, "error_rate").verdict, LineVerdict::NoDifferenceSeen);
+    let errors = line(&comparison, "error_rate");
+    assert_eq!((errors.verdict, errors.ratio, errors.interval), (LineVerdict::NoDifferenceSeen, None, None));
     let itl = line(&comparison, "itl.p50");
     assert_eq!((itl.verdict, itl.a, itl.ratio), (LineVerdict::TooFewData, None, None));
 }

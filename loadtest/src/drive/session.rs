@@ -7,8 +7,7 @@ use tokio::time::sleep_until;
 
 use super::exchange::Exchange;
 use super::{Lane, Run, Turned};
-use crate::client::reply::Reading;
-use crate::client::reply::lie::Known;
+use crate::client::reply::{Known, Reading};
 use crate::plan::{Session, Turn};
 use crate::record::{Ending, Record};
 
@@ -131,24 +130,28 @@ async fn request(run: &Run, lane: &Lane, talk: &mut Talk<'_>, turn: &Turn, due: 
         ending = sending => ending,
         () = run.schedule.cut.cancelled() => Ending::Abandoned,
     };
-    let Exchange { mut record, reading, .. } = exchange;
-    record.ended = run.clock.now();
+    run.live.end(&ending);
+    let Exchange { record, reading, .. } = exchange;
+    let record = settled(Record { ended: run.clock.now(), ending, ..record }, &reading, turn, talk.tokens);
+    talk.tokens += record.tokens_seen;
+    (record, reading.into_text())
+}
+
+/// The record of a turn that is over, with what its reply has told. The conversation up to it has `prompt_tokens`.
+fn settled(mut record: Record, reading: &Reading, turn: &Turn, prompt_tokens: u64) -> Record {
     record.usage = reading.usage();
     (record.prefill, record.decode) = reading.durations();
     record.tokens_seen = reading.tokens_seen(record.chunks);
-    record.planned_prompt_tokens = talk.tokens;
+    record.planned_prompt_tokens = prompt_tokens;
     record.planned_output_tokens = turn.output_tokens;
     if record.tries == 0 {
         record.sent = record.ended;
     }
-    if ending == Ending::Complete {
-        let known = Known { allowed: turn.output_tokens, prompted: talk.tokens > 0, chunks: record.chunks };
+    if record.ending == Ending::Complete {
+        let known = Known { allowed: turn.output_tokens, prompted: prompt_tokens > 0, chunks: record.chunks };
         record.lie = reading.lie(known);
     }
-    talk.tokens += record.tokens_seen;
-    run.live.end(&ending);
-    record.ending = ending;
-    (record, reading.into_text())
+    record
 }
 
 /// Waits for a moment, or for ever.

@@ -160,6 +160,28 @@ async fn a_complete_stream_is_recorded_with_all_its_moments() {
 }
 
 #[tokio::test]
+async fn each_surface_is_asked_at_its_path() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let stub = serve(move |asked| {
+        let path = asked.head.split(' ').nth(1).unwrap().to_owned();
+        seen.lock().unwrap().push((path, asked.header("anthropic-version").is_some()));
+    })
+    .await;
+    for (surface, path) in [
+        (Surface::Chat, "/v1/chat/completions"),
+        (Surface::Completions, "/v1/completions"),
+        (Surface::Responses, "/v1/responses"),
+        (Surface::Messages, "/v1/messages"),
+        (Surface::Embeddings, "/v1/embeddings"),
+        (Surface::Rerank, "/v1/rerank"),
+    ] {
+        Case::new(&stub.url, Tenant { surface, ..Tenant::default() }, once(turn())).records().await;
+        assert_eq!(heads.lock().unwrap().pop().unwrap(), (path.to_owned(), surface == Surface::Messages));
+    }
+}
+
+#[tokio::test]
 async fn a_reply_in_one_piece_has_its_token_when_it_is_complete() {
     let record = one(Tenant::default(), Turn { streamed: false, ..turn() }, |mut conn, asked| async move {
         assert!(asked.body.contains("\"stream\":false"));

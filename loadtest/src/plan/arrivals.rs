@@ -1,10 +1,10 @@
 //! When sessions begin: an iterator of moments for every kind of arrival.
 //!
 //! All kinds but a trace are made in two steps. Gaps with a mean of 1 (even, exponential or gamma) add up to the number
-//! of sessions that are to be expected by a moment, and the rate's curve says at which moment that number is expected.
-//! With exponential gaps this is a Poisson process whose rate follows the curve, exactly: the change of time of Çinlar,
-//! Introduction to Stochastic Processes (1975), chapter 4.7. Unlike thinning (Lewis and Shedler, 1979) it draws one number
-//! a session, so that the n-th session is the same draw at every rate.
+//! of sessions that are to be expected by a moment, and the rate's curve says when that number is expected. With
+//! exponential gaps this is a Poisson process whose rate follows the curve, exactly: the change of time of Çinlar,
+//! Introduction to Stochastic Processes (1975), chapter 4.7. Unlike thinning (Lewis and Shedler, 1979) it draws one
+//! number a session, so that the n-th session is the same draw at every rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use rand_distr::{Distribution, Exp1, Gamma};
 use super::trace::Trace;
 use crate::workload::Arrival;
 
-/// The moments at which a tenant's sessions begin, ascending, from the beginning of the run. It ends with the workload's
-/// duration, with the trace, or when the rate stays 0. A closed loop has none: its users decide.
+/// The moments at which a tenant's sessions begin, ascending, from the beginning of the run. It ends with the
+/// workload's duration, with the trace, or when the rate stays 0. A closed loop has none: its users decide.
 #[derive(Clone, Debug)]
 pub struct Arrivals(Source);
 

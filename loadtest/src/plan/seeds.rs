@@ -1,8 +1,8 @@
 //! Random numbers that can be repeated: which generator draws what.
 //!
-//! Each thing that is drawn has a generator of its own, made of four numbers: the workload's seed, the tenant's name, the
-//! purpose, and a number (of the session, of the shared prefix, of the block of a trace). Together they are the 32 bytes
-//! of a ChaCha8 key, and ChaCha's outputs for different keys have nothing in common (Bernstein 2008). So session 7 of a
+//! Each thing that is drawn has a generator of its own, made of four numbers: the workload's seed, the tenant's name,
+//! the purpose, and a number (of the session, of the shared prefix, of the block of a trace). Together they are the 32
+//! bytes of a ChaCha8 key, and ChaCha's outputs for different keys have nothing in common (Bernstein 2008). So session 7 of a
 //! tenant is the same whether session 6 was ever made, and another tenant in the workload changes nothing of it.
 
 use rand_chacha::ChaCha8Rng;

@@ -1,7 +1,7 @@
 //! Recorded traffic: moments and lengths of requests, from a file.
 //!
-//! A file is read line by line, up to the row that would come after the end of the run; what is kept of a row is 32 bytes
-//! and its blocks. Prompts are not in the public traces; they are made up, of the recorded length.
+//! A file is read line by line, up to the row that would come after the end of the run; what is kept of a row is 32
+//! bytes and its blocks. Prompts are not in the public traces; they are made up, of the recorded length.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

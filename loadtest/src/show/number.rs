@@ -87,7 +87,13 @@ pub(super) fn counted(value: u64, one: &str) -> String {
 /// Text from outside on one line of a terminal: no control characters, so that a server cannot move the cursor, and at
 /// most `width` characters.
 pub(super) fn printable(text: &str, width: usize) -> String {
-    let mut line: String = text.chars().take(width).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let shown = |c: char| match c {
+        // Our own reasons have their hint on a line of its own.
+        '\n' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let mut line: String = text.chars().take(width).map(shown).collect();
     if text.chars().count() > width {
         line.pop();
         line.push('…');
@@ -146,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_outside_cannot_move_the_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc", 20), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(printable("a\u{1b}[2Jb\nc", 20), "a\u{fffd}[2Jb c");
         assert_eq!(printable("abcdef", 4), "abc…");
         assert_eq!(printable("abcd", 4), "abcd");
     }

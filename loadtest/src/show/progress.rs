@@ -3,16 +3,15 @@
 //! Takes a `Snapshot` whenever there is a new one and writes to what it was given (stderr, so that stdout can be piped);
 //! the caller asks twice a second. Without a terminal most snapshots are passed over: a log wants a line every ten seconds.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use super::number::{count, milliseconds, printable, quantity};
 
 /// How far apart lines are where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// Characters of a line of the block. Terminals are at least that wide; a longer line would be broken into two, and the
-/// cursor would then not go back far enough.
-const WIDTH: usize = 78;
+/// Characters of a line of the block. What a terminal has no room for is cut off at its edge.
+const WIDTH: usize = 100;
 /// Kinds of errors that are named; the others are counted together.
 const KINDS: usize = 4;
 
@@ -54,6 +53,17 @@ pub enum Style {
     Quiet,
 }
 
+impl Style {
+    /// What suits an output: a block on a terminal, lines elsewhere, nothing if nothing is wanted.
+    pub fn of(out: &impl IsTerminal, quiet: bool) -> Self {
+        match (quiet, out.is_terminal()) {
+            (true, _) => Self::Quiet,
+            (false, true) => Self::Block,
+            (false, false) => Self::Lines,
+        }
+    }
+}
+
 /// Shows snapshots as they come.
 pub struct Progress<W: Write> {
     out: W,
@@ -65,7 +75,7 @@ pub struct Progress<W: Write> {
 }
 
 impl<W: Write> Progress<W> {
-    /// Writes to `out`, which is the caller's to choose `style` for (`std::io::IsTerminal`).
+    /// Writes to `out` in a `style` that suits it.
     pub fn new(out: W, style: Style) -> Self {
         Self { out, style, drawn: 0, last: Snapshot::default() }
     }
@@ -100,7 +110,8 @@ impl<W: Write> Progress<W> {
 
     /// One write for the whole block, and each line is cleared only behind its new text: nothing flickers.
     fn draw(&mut self, lines: &[String]) -> io::Result<()> {
-        let mut text = String::new();
+        // No wrapping meanwhile: a line broken into two would make the block higher than the cursor goes back.
+        let mut text = String::from("\u{1b}[?7l");
         if self.drawn > 0 {
             text.push_str(&format!("\u{1b}[{}A", self.drawn)); // up to the first line
         }
@@ -108,7 +119,7 @@ impl<W: Write> Progress<W> {
             text.push_str(&printable(line, WIDTH));
             text.push_str("\u{1b}[K\r\n"); // clear the rest of the line
         }
-        text.push_str("\u{1b}[J"); // clear what an earlier, longer block left below
+        text.push_str("\u{1b}[J\u{1b}[?7h"); // clear what an earlier, longer block left below, and wrap again
         self.drawn = lines.len();
         self.out.write_all(text.as_bytes())
     }
@@ -228,17 +239,21 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// What a terminal with 80 columns shows: as much of one as is needed to follow what is written here.
+    const COLUMNS: usize = 60;
+
+    /// What a narrow terminal shows: as much of one as is needed to follow what is written here.
     fn screen(written: &str) -> Vec<String> {
-        let (mut rows, mut row, mut column) = (vec![Vec::new()], 0usize, 0usize);
+        let (mut rows, mut row, mut column, mut wraps) = (vec![Vec::new()], 0usize, 0usize, true);
         let mut rest = written.chars();
         while let Some(c) = rest.next() {
             match c {
                 '\u{1b}' => {
                     assert_eq!(rest.next(), Some('['));
                     let mut number = 0;
-                    match rest.by_ref().find(|c| c.to_digit(10).map(|digit| number = number * 10 + digit).is_none()) {
+                    let mut rest = rest.by_ref().filter(|c| *c != '?');
+                    match rest.find(|c| c.to_digit(10).map(|digit| number = number * 10 + digit).is_none()) {
                         Some('A') => row -= number as usize,
+                        Some(letter @ ('h' | 'l')) => wraps = letter == 'h',
                         Some('K') => rows[row].truncate(column),
                         Some('J') => {
                             rows[row].truncate(column);
@@ -253,10 +268,11 @@ mod tests {
                     rows.resize(rows.len().max(row + 1), Vec::new());
                 }
                 c => {
+                    assert!(column < COLUMNS || !wraps, "a longer line would be broken into two");
+                    column = column.min(COLUMNS - 1);
                     let end = rows[row].len().min(column + 1);
                     rows[row].splice(column..end, [c]);
                     column += 1;
-                    assert!(column <= 80, "a longer line would be broken into two");
                 }
             }
         }
@@ -270,7 +286,7 @@ mod tests {
             screen,
             [
                 "[###############...............] 30 s of 60 s",
-                "scheduled 300   in flight 4   completed 270   failed 0   left 0",
+                "scheduled 300   in flight 4   completed 270   failed 0   le0",
                 "completed 9.00/s   tokens 500/s   TTFT p50 412 ms, p95 –",
                 "",
             ]
@@ -324,6 +340,13 @@ mod tests {
 
     fn errors_of(kinds: Vec<(String, u64)>) -> String {
         errors(&Snapshot { errors: kinds, ..snapshot(1) })
+    }
+
+    #[test]
+    fn what_is_no_terminal_gets_lines_and_quiet_is_quiet() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(Style::of(&file, false), Style::Lines);
+        assert_eq!(Style::of(&file, true), Style::Quiet);
     }
 
     #[test]

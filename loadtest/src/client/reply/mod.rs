@@ -3,7 +3,7 @@
 //! Takes the events of a stream, or a body in one piece; gives what each brings (`Seen`) and keeps what the server said
 //! of its tokens. `wire` has the shapes, `lie` looks whether the server's numbers can be true.
 
-pub mod lie;
+mod lie;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::client::events::Event;
 use crate::record::{Refusal, Usage};
 use crate::workload::Surface;
+pub use lie::Known;
 use wire::{Claim, Timings};
 
 /// The longest code of an error that is kept.
@@ -146,7 +147,8 @@ impl Reading {
                     (self.plain, seen) = (false, Seen::Output);
                 }
             }
-            if delta.and_then(|delta| delta.reasoning_content.as_ref()).is_some_and(|text| !text.0.is_empty()) {
+            let thought = delta.and_then(|delta| delta.reasoning_content.as_ref().or(delta.reasoning.as_ref()));
+            if thought.is_some_and(|text| !text.0.is_empty()) {
                 self.plain = false;
                 if seen == Seen::Nothing {
                     seen = Seen::Reasoning;

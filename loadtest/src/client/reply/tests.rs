@@ -1,6 +1,5 @@
 use std::path::Path;
 
-use super::lie::Known;
 use super::*;
 use crate::client::events::Events;
 
@@ -195,6 +194,8 @@ fn reasoning_alone_in_one_piece_is_reasoning() {
     let body = r#"{"choices":[{"message":{"content":"","reasoning_content":"hm"}}]}"#;
     assert_eq!(reading.whole(body.as_bytes()).unwrap(), Seen::Reasoning);
     assert_eq!(text(reading), "");
+    let both = r#"{"choices":[{"delta":{"reasoning_content":"hm","reasoning":"hm"}}]}"#;
+    assert_eq!(Reading::new(Surface::Chat, false).whole(both.as_bytes()).unwrap(), Seen::Reasoning);
 }
 
 #[test]

@@ -36,8 +36,11 @@ pub(super) struct Choice<'a> {
 pub(super) struct Delta<'a> {
     #[serde(borrow)]
     pub(super) content: Option<Text<'a>>,
-    #[serde(borrow, alias = "reasoning")]
+    #[serde(borrow)]
     pub(super) reasoning_content: Option<Text<'a>>,
+    /// Another name of it: vLLM's.
+    #[serde(borrow)]
+    pub(super) reasoning: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) tool_calls: Option<Vec<ToolCall<'a>>>,
 }

@@ -57,11 +57,12 @@ impl Axis {
         Self::new(Scale::Linear, (0.0, end), ticks)
     }
 
-    /// Times in milliseconds, logarithmic, between round values around `least` and `most`.
+    /// Times in milliseconds, logarithmic, between round values around `least` and `most`; at most four powers of ten, so
+    /// that a gap of almost nothing between two tokens does not press all others together. Less stands at the beginning.
     pub(super) fn times(least: f64, most: f64) -> Self {
         let rounds =
             |steps: &'static [f64]| (-3..8).flat_map(move |e| steps.iter().map(move |step| step * 10f64.powi(e)));
-        let least = least.clamp(0.001, 1e7);
+        let least = least.max(most / 1e4).clamp(0.001, 1e7);
         let from = rounds(&[1.0, 2.0, 5.0]).take_while(|&round| round <= least * 1.0001).last().unwrap_or(0.001);
         let to = rounds(&[1.0, 2.0, 5.0]).find(|&round| round >= most && round > from).unwrap_or(1e8);
         let steps: &[f64] = if to / from > 300.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -118,6 +119,7 @@ mod tests {
         assert_eq!(labels(&Axis::up_to(1.0, percent)), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
         assert_eq!(labels(&Axis::times(130.0, 1800.0)), ["100 ms", "200 ms", "500 ms", "1 s", "2 s"]);
         assert_eq!(labels(&Axis::times(3.0, 30_000.0)), ["10 ms", "100 ms", "1 s", "10 s"]);
+        assert_eq!(labels(&Axis::times(0.0, 1000.0)), ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s"]);
         assert_eq!(labels(&Axis::percentiles(2000)), ["0", "50 %", "90 %", "99 %", "99.9 %"]);
     }
 

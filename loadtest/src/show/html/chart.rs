@@ -31,8 +31,16 @@ pub(super) struct Lines {
     pub(super) lines: Vec<Line>,
     /// How a value on y is written.
     pub(super) unit: fn(f64) -> String,
-    /// Points of interest on x: value and name.
-    pub(super) marks: Vec<(f64, String)>,
+    /// Points of interest on x.
+    pub(super) marks: Vec<Mark>,
+}
+
+/// A point of interest.
+pub(super) struct Mark {
+    pub(super) at: f64,
+    /// Between which values it lies.
+    pub(super) interval: (f64, f64),
+    pub(super) name: String,
 }
 
 /// A line of `Lines`.
@@ -69,7 +77,7 @@ impl Lines {
         let drawing = html! {
             svg class="chart lines" viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) {
                 (self.grid())
-                @for (value, name) in &self.marks { (self.mark(*value, name)) }
+                @for mark in &self.marks { (self.mark(mark)) }
                 @for (series, line) in self.lines.iter().enumerate() { (self.line(series, line)) }
                 @if self.points.len() <= MOST_HOVERED { (self.hover()) }
             }
@@ -83,23 +91,25 @@ impl Lines {
         let ticks_x = self.x.ticks.iter().map(|(at, label)| (LEFT + at * (end - LEFT), label));
         html! {
             @for (y, label) in ticks_y {
-                path class="grid" d={ "M" (LEFT) " " (pixel(y)) "H" (end) } {}
+                path class="rule" d={ "M" (LEFT) " " (pixel(y)) "H" (end) } {}
                 text class="tick y" x=(LEFT - 8.0) y=(pixel(y)) { (label) }
             }
             @for (x, label) in ticks_x {
-                path class="grid" d={ "M" (pixel(x)) " " (bottom) "v4" } {}
+                path class="rule" d={ "M" (pixel(x)) " " (bottom) "v4" } {}
                 text class="tick x" x=(pixel(x)) y=(HEIGHT - 10.0) { (label) }
             }
         }
     }
 
-    fn mark(&self, value: f64, name: &str) -> Markup {
-        let x = self.x(value);
+    fn mark(&self, mark: &Mark) -> Markup {
+        let x = self.x(mark.at);
+        let (from, to) = (self.x(mark.interval.0), self.x(mark.interval.1));
         // Written on the side where there is room.
         let (class, at) = if x > WIDTH * 0.6 { ("mark end", x - 6.0) } else { ("mark", x + 6.0) };
         html! {
+            rect class="band" x=(pixel(from)) y=(TOP) width=(pixel(to - from)) height=(HEIGHT - TOP - BOTTOM) {}
             path class="mark" d={ "M" (pixel(x)) " " (TOP) "V" (HEIGHT - BOTTOM) } {}
-            text class=(class) x=(pixel(at)) y=(TOP + 10.0) { (name) }
+            text class=(class) x=(pixel(at)) y=(TOP + 10.0) { (mark.name) }
         }
     }
 

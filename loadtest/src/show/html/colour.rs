@@ -4,7 +4,7 @@
 
 use maud::{Markup, html};
 
-/// The most series in one chart.
+/// The most lines in one chart. Bars come one or two in a group.
 pub(super) const SERIES: usize = 5;
 
 /// The class of a line.
@@ -14,7 +14,7 @@ pub(super) fn line(series: usize) -> String {
 
 /// The class of a bar.
 pub(super) fn bar(series: usize) -> String {
-    format!("bar s{}", series % SERIES)
+    format!("bar s{}", series % 2)
 }
 
 /// What a line looks like, for a legend.
@@ -31,18 +31,14 @@ pub(super) fn bar_key(series: usize) -> Markup {
     }
 }
 
-/// The patterns of bars, once a page.
-pub(super) fn patterns() -> Markup {
+/// The pattern of a second bar, once a page.
+pub(super) fn pattern() -> Markup {
     html! {
         svg class="defs" width="0" height="0" aria-hidden="true" {
             defs {
                 pattern id="stripes" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
-                    rect class="ground s1" width="6" height="6" {}
-                    rect class="figure s1" width="3" height="6" {}
-                }
-                pattern id="dots" width="6" height="6" patternUnits="userSpaceOnUse" {
-                    rect class="ground s2" width="6" height="6" {}
-                    circle class="figure s2" cx="3" cy="3" r="1.6" {}
+                    rect class="ground" width="6" height="6" {}
+                    rect class="stripe" width="3" height="6" {}
                 }
             }
         }

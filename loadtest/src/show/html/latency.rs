@@ -64,7 +64,7 @@ fn by_tenant(report: &Report) -> Vec<(String, &Distribution)> {
 }
 
 /// Percentile curves in one chart.
-fn curve(title: &str, note: &str, curves: &[(String, &Distribution)]) -> Markup {
+pub(super) fn curve(title: &str, note: &str, curves: &[(String, &Distribution)]) -> Markup {
     let most = curves.iter().map(|(_, d)| d.count).max().unwrap_or(0).max(10);
     let steps = (0..=POINTS).map(|step| 1.0 - (most as f64).powf(-f64::from(step) / f64::from(POINTS)));
     let parts: Vec<f64> = steps.collect();

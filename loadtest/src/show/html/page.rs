@@ -48,13 +48,13 @@ pub(super) fn page(head: &Head<'_>, facts: &[(&str, String)], body: &Markup) -> 
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                (colour::patterns())
+                (colour::pattern())
                 main {
                     header {
                         p.kind { (head.kind) }
                         h1 { (head.name) }
                         @if !head.question.is_empty() { p.question { (head.question) } }
-                        p class={ "verdict " (class) } { span.sign aria-hidden="true" { (sign) } (head.verdict) }
+                        p class={ "verdict " (class) } { span.sign aria-hidden="true" { (sign) } span.text { (head.verdict) } }
                         dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }
                     }
                     (body)

@@ -51,16 +51,16 @@ fn verdict(verdict: &Verdict) -> Markup {
         .map(|objective| {
             vec![
                 cell(&objective.name),
+                sign(objective.met, if objective.met { "met" } else { "missed" }),
                 cell(&objective.wanted),
                 cell(&objective.measured),
-                sign(objective.met, if objective.met { "met" } else { "missed" }),
             ]
         })
         .collect();
     html! {
         section.objectives {
             @if !verdict.invalid.is_empty() { ul.reasons { @for why in &verdict.invalid { li { (why) } } } }
-            @if !rows.is_empty() { (table("Objectives", "tttt", &["objective", "wanted", "measured", "outcome"], &rows)) }
+            @if !rows.is_empty() { (table("Objectives", "tttt", &["objective", "outcome", "wanted", "measured"], &rows)) }
         }
     }
 }
@@ -95,19 +95,19 @@ fn audit(audit: &Audit) -> Markup {
             vec![
                 cell(&line.of),
                 cell(&line.kind),
+                sign(line.agrees, if line.agrees { "agree" } else { "differ" }),
                 cell(count(line.clients)),
                 book(line.ledger),
                 book(line.engine),
                 cell(count(line.allowed)),
-                sign(line.agrees, if line.agrees { "agree" } else { "differ" }),
             ]
         })
         .collect();
     let caption = if audit.agrees { "The books agree." } else { "The books do not agree." };
-    let head = ["of", "what", "clients saw", "gateway's ledger", "llama-server", "may differ by", "outcome"];
+    let head = ["of", "what", "outcome", "clients saw", "gateway's ledger", "llama-server", "may differ by"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }
-        (table(caption, "ttnnnnt", &head, &rows))
+        (table(caption, "tttnnnn", &head, &rows))
         @if !audit.notes.is_empty() { ul.notes { @for note in &audit.notes { li { (note) } } } }
     }
 }

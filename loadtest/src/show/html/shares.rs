@@ -2,11 +2,12 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, percent, quantity, seconds, share};
+use super::super::number::{count, counted, milliseconds, percent, quantity, round, seconds, share};
 use super::super::text::failed;
 use super::chart::{Bars, Group};
+use super::latency;
 use super::page::{cell, grid, sign, table};
-use crate::report::{Distribution, Fairness, Report, Summary};
+use crate::report::{Distribution, Fairness, Gap, Report, Service, Summary};
 
 /// Groups of bars in a chart; what is beyond is in the table.
 const MOST: usize = 24;
@@ -113,50 +114,57 @@ fn tenants_table(report: &Report) -> Markup {
 
 /// Weighted service, gaps and the victim.
 pub(super) fn fairness(fairness: &Fairness) -> Markup {
-    let weighted = |service: &crate::report::Service| service.cost_while_all_waited / service.weight;
-    let service = Bars {
-        title: "Weighted service".to_owned(),
-        note: "service / weight, while all tenants had requests waiting: even bars are fair".to_owned(),
-        series: vec!["service".to_owned()],
-        groups: fairness
-            .service
-            .iter()
-            .take(MOST)
-            .map(|(name, service)| Group {
-                name: format!("{name}, weight {}", quantity(service.weight)),
-                bars: vec![(weighted(service), quantity(weighted(service)))],
-                mark: None,
-            })
-            .collect(),
-        mark: None,
-        full: None,
-    };
-    let mut gaps: Vec<_> = fairness.gaps.iter().collect();
-    gaps.sort_by(|a, b| (b.gap / b.bound).total_cmp(&(a.gap / a.bound)));
-    let gap_bars = Bars {
-        title: "Largest gap of weighted service".to_owned(),
-        note: "of two tenants while both waited, against the scheduler's bound".to_owned(),
-        series: vec!["gap".to_owned()],
-        groups: gaps
-            .iter()
-            .take(MOST)
-            .map(|gap| Group {
-                name: format!("{} and {}", gap.tenants.0, gap.tenants.1),
-                bars: vec![(gap.gap, format!("{} of {}", quantity(gap.gap), quantity(gap.bound)))],
-                mark: Some(gap.bound),
-            })
-            .collect(),
-        mark: Some("bound".to_owned()),
-        full: None,
-    };
-    let figures: Vec<Markup> =
-        [service, gap_bars].iter().filter(|bars| !bars.groups.is_empty()).map(Bars::figure).collect();
+    let mut figures = vec![service(fairness)];
+    if !fairness.gaps.is_empty() {
+        figures.push(gaps(fairness));
+    }
+    if let Some(victim) = &fairness.victim {
+        let curves = [("alone".to_owned(), &victim.alone), ("beside the others".to_owned(), &victim.beside)];
+        figures.push(latency::curve(&format!("Time to first token of {}", victim.tenant), "as scheduled", &curves));
+    }
     html! {
         p { (sentence(fairness)) }
         (grid(&figures))
         (service_table(fairness))
         @if !fairness.gaps.is_empty() { (gaps_table(fairness)) }
     }
+}
+
+fn service(fairness: &Fairness) -> Markup {
+    let group = |(name, service): (&String, &Service)| {
+        let weighted = service.cost_while_all_waited / service.weight;
+        let name = format!("{name}, {}, weight {}", service.class, round(service.weight));
+        Group { name, bars: vec![(weighted, quantity(weighted))], mark: None }
+    };
+    Bars {
+        title: "Weighted service".to_owned(),
+        note: "service / weight while all tenants waited; within a class, even is fair".to_owned(),
+        series: vec!["service".to_owned()],
+        groups: fairness.service.iter().take(MOST).map(group).collect(),
+        mark: None,
+        full: None,
+    }
+    .figure()
+}
+
+/// The gaps that come closest to their bounds first.
+fn gaps(fairness: &Fairness) -> Markup {
+    let mut gaps: Vec<_> = fairness.gaps.iter().collect();
+    gaps.sort_by(|a, b| (b.gap / b.bound).total_cmp(&(a.gap / a.bound)));
+    let group = |gap: &&Gap| Group {
+        name: format!("{} and {}", gap.tenants.0, gap.tenants.1),
+        bars: vec![(gap.gap, format!("{} of {}", quantity(gap.gap), quantity(gap.bound)))],
+        mark: Some(gap.bound),
+    };
+    Bars {
+        title: "Largest gap of weighted service".to_owned(),
+        note: "of two tenants while both waited, against the scheduler's bound".to_owned(),
+        series: vec!["gap".to_owned()],
+        groups: gaps.iter().take(MOST).map(group).collect(),
+        mark: Some("bound".to_owned()),
+        full: None,
+    }
+    .figure()
 }
 
 /// What the charts do not show, in words.
@@ -167,7 +175,7 @@ fn sentence(fairness: &Fairness) -> String {
     };
     text.push_str(&format!(
         "Service is counted in computed prompt tokens; an output token costs {} of them; there are {}.",
-        quantity(fairness.output_cost),
+        round(fairness.output_cost),
         counted(fairness.slots.into(), "slot"),
     ));
     if let Some(victim) = &fairness.victim {
@@ -203,17 +211,17 @@ fn gaps_table(fairness: &Fairness) -> Markup {
             let within = gap.gap <= gap.bound;
             vec![
                 cell(format!("{} and {}", gap.tenants.0, gap.tenants.1)),
+                sign(within, if within { "within" } else { "above" }),
                 cell(quantity(gap.gap)),
                 cell(quantity(gap.bound)),
                 cell(seconds(gap.seconds_both_waited)),
-                sign(within, if within { "within" } else { "above" }),
             ]
         })
         .collect();
     table(
         "Gaps of weighted service",
-        "tnnnt",
-        &["tenants", "largest gap", "bound", "both waited for", "outcome"],
+        "ttnnn",
+        &["tenants", "outcome", "largest gap", "bound", "both waited for"],
         &rows,
     )
 }

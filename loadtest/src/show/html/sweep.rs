@@ -3,11 +3,11 @@
 use maud::{Markup, html};
 
 use super::super::number::{count, milliseconds, percent as part_percent, quantity, round};
-use super::super::text::{by_load, limit, no_limit, none, outcome};
+use super::super::text::{by_load, limit, no_limit, outcome};
 use super::axis::{Axis, percent};
-use super::chart::{Line, Lines};
+use super::chart::{Line, Lines, Mark};
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table};
-use crate::report::sweep::{Point, Sweep};
+use crate::report::sweep::{Limit, Point, Sweep};
 
 /// The page.
 pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
@@ -22,7 +22,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
     };
     let facts = facts(&sweep.target, &sweep.started_at, &sweep.harness);
     let body = html! {
-        @if let Some(limit) = &sweep.limit { section { p { (limit.basis) } } }
+        @if let Some(limit) = &sweep.limit { section.objectives { p { (limit.basis) } } }
         @if !valid.is_empty() { (section("The curve", &grid(&figures(sweep, &valid)))) }
         (section("Runs", &runs(&points)))
     };
@@ -32,7 +32,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
 /// A chart over the load.
 fn chart(sweep: &Sweep, points: &[&Point], (title, note): (&str, &str), y: Axis, lines: Vec<Line>) -> Lines {
     let named =
-        |point: &&Point| (point.load, format!("load {}: {}/s offered", quantity(point.load), quantity(point.offered)));
+        |point: &&Point| (point.load, format!("load {}×: {}/s offered", round(point.load), quantity(point.offered)));
     Lines {
         title: title.to_owned(),
         note: note.to_owned(),
@@ -41,25 +41,29 @@ fn chart(sweep: &Sweep, points: &[&Point], (title, note): (&str, &str), y: Axis,
         points: points.iter().map(named).collect(),
         lines: lines.into_iter().map(|line| Line { dots: true, ..line }).collect(),
         unit: quantity,
-        marks: sweep.limit.iter().map(|limit| (limit.load, format!("limit {}×", quantity(limit.load)))).collect(),
+        marks: sweep.limit.iter().map(mark).collect(),
     }
 }
 
+fn mark(limit: &Limit) -> Mark {
+    Mark { at: limit.load, interval: limit.interval, name: format!("limit {}×", round(limit.load)) }
+}
+
 fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
-    let line = |name: &str, value: fn(&Point) -> Option<f64>| {
-        Line::new(name, points.iter().map(|point| value(point)).collect())
+    // A run in which nothing was complete has no times.
+    let time = |name: &str, value: fn(&Point) -> f64| {
+        Line::new(name, points.iter().map(|point| Some(value(point)).filter(|time| *time > 0.0)).collect())
     };
+    let line =
+        |name: &str, value: fn(&Point) -> f64| Line::new(name, points.iter().map(|point| Some(value(point))).collect());
     let most = |value: fn(&Point) -> f64| points.iter().map(|point| value(point)).fold(0.0, f64::max);
-    let rates = vec![
-        line("offered", |p| Some(p.offered)),
-        line("completed", |p| Some(p.completed)),
-        line("goodput", |p| Some(p.goodput)),
-    ];
-    let ttft = vec![line("p50", |p| p.ttft_scheduled_p50), line("p95", |p| p.ttft_scheduled_p95)];
-    let least = points.iter().filter_map(|point| point.ttft_scheduled_p50).fold(f64::INFINITY, f64::min);
+    let rates =
+        vec![line("offered", |p| p.offered), line("completed", |p| p.completed), line("goodput", |p| p.goodput)];
+    let ttft = vec![time("p50", |p| p.ttft_scheduled_p50), time("p95", |p| p.ttft_scheduled_p95)];
+    let least = ttft[0].values.iter().flatten().copied().fold(f64::INFINITY, f64::min);
     let intervals = points.iter().map(|point| point.attainment_interval).collect();
-    let attainment = vec![Line { intervals, ..line("attainment", |p| Some(p.attainment)) }];
-    let times = Axis::times(least, most(|p| p.ttft_scheduled_p95.unwrap_or_default()));
+    let attainment = vec![Line { intervals, ..line("attainment", |p| p.attainment) }];
+    let times = Axis::times(least, most(|p| p.ttft_scheduled_p95));
     vec![
         chart(sweep, points, ("Requests a second", "by load"), Axis::linear(most(|p| p.offered), round), rates)
             .figure(),
@@ -84,7 +88,7 @@ fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
             points,
             ("Generated tokens a second", "by load"),
             Axis::linear(most(|p| p.completion_tokens), round),
-            vec![line("tokens", |p| Some(p.completion_tokens))],
+            vec![line("tokens", |p| p.completion_tokens)],
         )
         .figure(),
     ]
@@ -95,19 +99,20 @@ fn runs(points: &[&Point]) -> Markup {
         .iter()
         .map(|point| {
             let (least, most) = point.attainment_interval;
-            let mut row = vec![cell(format!("{}×", quantity(point.load))), cell(count(point.scheduled))];
+            let met = sign(point.met && point.invalid.is_empty(), outcome(point.met, &point.invalid));
+            let mut row = vec![cell(format!("{}×", round(point.load))), met, cell(count(point.scheduled))];
             let rates = [point.offered, point.completed, point.goodput, point.completion_tokens];
             row.extend(rates.map(|rate| cell(quantity(rate))));
             let times = [point.ttft_scheduled_p50, point.ttft_scheduled_p95, point.tpot_p50];
-            row.extend(times.map(|time| cell(time.map_or_else(none, milliseconds))));
-            row.push(cell(part_percent(point.attainment)));
-            row.push(cell(format!("{} to {}", part_percent(least), part_percent(most))));
-            row.push(sign(point.met && point.invalid.is_empty(), outcome(point.met, &point.invalid)));
+            row.extend(times.map(|time| cell(milliseconds(time))));
+            let interval = format!("{} to {}", part_percent(least), part_percent(most));
+            row.push(html! { (part_percent(point.attainment)) span.under { (interval) } });
             row
         })
         .collect();
     let head = [
         "load",
+        "objectives",
         "requests",
         "offered/s",
         "completed/s",
@@ -116,15 +121,13 @@ fn runs(points: &[&Point]) -> Markup {
         "TTFT p50",
         "TTFT p95",
         "TPOT p50",
-        "attainment",
-        "95 % interval",
-        "objectives",
+        "attainment, 95 %",
     ];
     let invalid = || points.iter().flat_map(|point| point.invalid.iter().map(|why| (point.load, why)));
     html! {
-        (table("By load; TTFT as scheduled", "tnnnnnnnnnnt", &head, &rows))
+        (table("By load; TTFT as scheduled", "ttnnnnnnnnn", &head, &rows))
         @if invalid().next().is_some() {
-            ul.notes { @for (load, why) in invalid() { li { "Load " (quantity(load)) " is no measurement: " (why) } } }
+            ul.notes { @for (load, why) in invalid() { li { "Load " (round(load)) "× is no measurement: " (why) } } }
         }
     }
 }

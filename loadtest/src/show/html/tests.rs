@@ -29,12 +29,12 @@ fn a_page_has_all_charts_and_tables_of_a_run() {
         "aria-label=\"Requests under way: waiting: sent, and without a first token\"",
         "aria-label=\"Endings: of 949 scheduled requests\"",
         "aria-label=\"Attainment: good part of all scheduled requests but those that left\"",
-        "aria-label=\"Largest gap of weighted service: of two tenants while both waited, against the scheduler&#39;s bound\"",
+        "aria-label=\"Largest gap of weighted service: of two tenants while both waited, against the scheduler's bound\"",
         "(last token - first token) / (completion tokens - 1)",
         "The books agree.",
         "Leaving to idle, p50",
     ] {
-        assert!(page.contains(part) || page.contains(&part.replace("&#39;", "'")), "{part}");
+        assert!(page.contains(part), "{part}");
     }
 }
 
@@ -56,7 +56,7 @@ fn a_tenant_named_like_a_script_stays_text() {
 fn hostile() -> crate::report::Report {
     let mut hostile = sample::report();
     let evil = "<script>alert(1)</script>\"><b>".to_owned();
-    let summary = hostile.tenants.values().next().cloned().unwrap();
+    let summary = hostile.tenants["chat"].clone();
     hostile.tenants.insert(evil.clone(), summary);
     hostile.workload.name.clone_from(&evil);
     hostile.workload.question.clone_from(&evil);
@@ -91,5 +91,5 @@ fn invalid_runs_of_a_sweep_are_no_points_of_its_curve() {
     sample.points[3].invalid = vec!["the harness was too slow".to_owned()];
     let page = sweep(&sample);
     assert_eq!(page.matches("class=\"interval s0\"").count(), sample.points.len() - 1);
-    assert!(page.contains("Load 4.00 is no measurement: the harness was too slow"));
+    assert!(page.contains("Load 4× is no measurement: the harness was too slow"));
 }

@@ -11,7 +11,7 @@ use columns::{Columns, wrapped};
 pub(super) use sweep::{by_load, limit, no_limit, none, outcome, sweep};
 
 use super::measures;
-use super::number::{count, counted, milliseconds, percent, printable, quantity, seconds, share};
+use super::number::{count, counted, milliseconds, percent, printable, quantity, round, seconds, share};
 use crate::report::{Audit, Distribution, Fairness, Health, Report, Summary, Target, Verdict};
 
 /// Columns of the whole summary.
@@ -180,7 +180,7 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
         columns.row([
             printable(name, NAME),
             printable(&service.class, 16),
-            quantity(service.weight),
+            round(service.weight),
             quantity(service.cost),
             quantity(service.cost_while_all_waited / service.weight),
         ]);
@@ -188,7 +188,7 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
     lines.extend(columns.lines());
     let unit = format!(
         "computed prompt tokens; an output token costs {} of them, {}",
-        quantity(fairness.output_cost),
+        round(fairness.output_cost),
         counted(fairness.slots.into(), "slot"),
     );
     lines.extend(field("unit of service", &unit));

@@ -1,6 +1,6 @@
 //! A request that wants something generated: its body as what the model is asked for and how the reply is to look.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::fault::Fault;
 use super::super::model::{Request, Sequence};
@@ -55,6 +55,32 @@ impl Surface {
     }
 }
 
+/// What the Messages API passes on; its other fields do nothing.
+const OF_MESSAGES: [&str; 8] =
+    ["max_tokens", "temperature", "top_p", "top_k", "stream", "stop_sequences", "chat_template_kwargs", "sim_fault"];
+/// Where a message has no limit of its own.
+const MESSAGE_LIMIT: u64 = 4096;
+
+impl Surface {
+    /// The fields beside the prompt, under the names of a chat, as llama-server converts them.
+    fn settings(self, body: &Value) -> Value {
+        let mut fields = body.as_object().cloned().unwrap_or_default();
+        match self {
+            Self::Chat | Self::Completions => {}
+            Self::Responses => {
+                if let Some(limit) = fields.remove("max_output_tokens") {
+                    fields.insert("max_tokens".to_owned(), limit);
+                }
+            }
+            Self::Messages => {
+                fields.retain(|name, _| OF_MESSAGES.contains(&name.as_str()));
+                fields.entry("max_tokens").or_insert(json!(MESSAGE_LIMIT));
+            }
+        }
+        fields.into()
+    }
+}
+
 impl Ask {
     /// Reads a body.
     ///
@@ -62,7 +88,8 @@ impl Ask {
     /// As llama-server's.
     pub(crate) fn read(app: &App, surface: Surface, body: &Value) -> Result<Self, ApiError> {
         let prompts = surface.prompts(app, body)?;
-        let fields = Fields::of(body)?;
+        let settings = surface.settings(body);
+        let fields = Fields::of(&settings)?;
         let choices = fields.choices(app.options.profile.slots)?;
         let fault = match fields.fault() {
             Some(name) => Some(name.parse().map_err(|error| ApiError::invalid(format!("{error}")))?),

@@ -69,7 +69,7 @@ impl<'a> Fields<'a> {
 
     /// How many tokens may be generated; none for no limit. The first name that is there wins.
     pub(crate) fn limit(&self) -> Option<u64> {
-        let names = ["n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens"];
+        let names = ["n_predict", "max_completion_tokens", "max_tokens"];
         let limit = names.iter().find_map(|name| self.number(name))?;
         // Even 0 gives a token.
         u64::try_from(limit).ok().map(|limit| limit.max(1))
@@ -127,7 +127,6 @@ mod tests {
         let limit = |body: Value| Fields::of(&body).unwrap().limit();
         assert_eq!(limit(json!({"max_tokens": 2, "n_predict": 7})), Some(7));
         assert_eq!(limit(json!({"max_tokens": 2, "max_completion_tokens": 4})), Some(4));
-        assert_eq!(limit(json!({"max_tokens": null, "max_output_tokens": 3})), Some(3));
         assert_eq!(limit(json!({"max_tokens": 2.7})), Some(2));
         assert_eq!(
             (limit(json!({"max_tokens": 0})), limit(json!({"max_tokens": -1})), limit(json!([]))),

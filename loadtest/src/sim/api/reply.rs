@@ -106,7 +106,8 @@ pub(crate) fn json_reply(status: StatusCode, body: Bytes) -> Response<Body> {
 
 /// A reply that promises more than comes.
 fn cut_reply() -> Response<Body> {
-    let mut response = Response::new(Either::Right(EventStream { state: State::Cut(Bytes::from_static(b"{\"choi")) }));
+    let mut response =
+        Response::new(Either::Right(EventStream { state: State::LastWords(Bytes::from_static(b"{\"choi")) }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from_static("600"));
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json; charset=utf-8"));
@@ -121,7 +122,9 @@ pub(crate) struct EventStream {
 enum State {
     Open(Box<Open>),
     /// What is still given before the connection is cut.
-    Cut(Bytes),
+    LastWords(Bytes),
+    /// What was given is on its way.
+    Cut,
     Ended,
 }
 
@@ -195,10 +198,14 @@ impl http_body::Body for EventStream {
         loop {
             let open = match &mut self.state {
                 State::Ended => return Poll::Ready(None),
-                State::Cut(bytes) if bytes.is_empty() => {
-                    return Poll::Ready(Some(Err(io::Error::other("a simulated cut"))));
+                State::Cut => return Poll::Ready(Some(Err(io::Error::other("a simulated cut")))),
+                State::LastWords(bytes) if bytes.is_empty() => {
+                    self.state = State::Cut;
+                    // hyper writes while it waits; an error at once would take back what it has not written yet.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                State::Cut(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+                State::LastWords(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
                 State::Open(open) => open,
             };
             if open.left == 0 {
@@ -206,13 +213,13 @@ impl http_body::Body for EventStream {
                 continue;
             }
             let Some(output) = std::task::ready!(open.ticket.poll_next(cx)) else {
-                self.state = State::Cut(Bytes::new());
+                self.state = State::LastWords(Bytes::new());
                 continue;
             };
             if output.event == Event::Broken {
                 let error = open.error();
                 if open.about.fault == Some(Fault::Cut) {
-                    self.state = State::Cut(Bytes::new());
+                    self.state = State::LastWords(Bytes::new());
                     continue;
                 }
                 self.state = State::Ended;

@@ -129,7 +129,7 @@ fn opened(about: &About, item: Item) -> String {
 /// The events with which an item ends.
 fn closed(about: &About, item: Item, tokens: u64) -> String {
     let id = item_id(about, item);
-    let done = named_event("response.output_item.done", ordered! {"item": item_value(about, item, tokens, true)});
+    let done = named_event("response.output_item.done", ordered! {"item": item_value(about, item, tokens, false)});
     if item != Item::Message {
         return done;
     }
@@ -160,7 +160,7 @@ fn output(about: &About, tokens: u64, with_status: bool) -> Vec<Ordered> {
     items(about, tokens).into_iter().map(|item| item_value(about, item, tokens, with_status)).collect()
 }
 
-/// An item when it is complete. Only thoughts have no status inside `response.completed`.
+/// An item when it is complete. In a stream thoughts have no status.
 fn item_value(about: &About, item: Item, tokens: u64, with_status: bool) -> Ordered {
     let id = item_id(about, item);
     let Some(plan) = about.plans.first() else { return Ordered::default() };

@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::super::arrival::ArrivalKeys;
 use super::super::length::DistributionKeys;
 use super::*;
+use crate::measure::formula::MEASURES;
+use crate::verdict::Metric;
 
 const DOCUMENT: &str = include_str!("../../../../docs/workloads.md");
 
@@ -125,13 +127,19 @@ fn the_document_has_every_shipped_workload_with_its_question() {
 }
 
 #[test]
-fn the_document_has_every_surface_format_measure_statistic_and_flag() {
-    let mut words: Vec<String> =
-        crate::measure::formula::MEASURES.iter().map(|measure| format!("`{}`", measure.key)).collect();
-    words.extend(["mean", "p50", "p90", "p95", "p99", "p999", "max"].map(|statistic| format!("`{statistic}`")));
-    for surface in ["chat", "completions", "responses", "messages", "embeddings", "rerank"] {
-        words.push(format!("`{surface}`"));
-    }
+fn the_document_has_every_measure_and_statistic_and_no_other() {
+    let (_, list) = section("### Of the run").split_once("Measures: ").unwrap();
+    let (measures, statistics) = list.split_once("distributions: ").unwrap();
+    let quoted = |text: &'static str| text.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    assert_eq!(BTreeSet::from_iter(quoted(measures)), BTreeSet::from_iter(MEASURES.iter().map(|measure| measure.key)));
+    let all = Metric::parse("ttft.?").unwrap_err().hint();
+    assert_eq!(all, format!("one of {}", quoted(statistics).join(", ")));
+}
+
+#[test]
+fn the_document_has_every_surface_format_and_flag() {
+    let surfaces = ["chat", "completions", "responses", "messages", "embeddings", "rerank"];
+    let mut words: Vec<String> = surfaces.iter().map(|surface| format!("`{surface}`")).collect();
     words.extend(["jsonl", "mooncake", "azure", "burst_gpt"].map(|format| format!("| `{format}` |")));
     let flags = WorkloadFlags::augment_args(clap::Command::new("loadtest"));
     words.extend(flags.get_arguments().filter_map(|flag| flag.get_long()).map(|long| format!("`--{long}")));

@@ -96,7 +96,7 @@ async fn look_at(name: &str, page: &str, charts: usize) {
 
 #[tokio::test]
 async fn the_page_of_a_run_is_legible_everywhere_and_asks_for_nothing() {
-    look_at("run", &report(&sample::report()), 13).await;
+    look_at("run", &report(&sample::report()), 14).await;
 }
 
 #[tokio::test]
