@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::number::{count, milliseconds, percent as part_percent, quantity, round};
-use super::super::text::{by_load, limit, no_limit, outcome};
+use super::super::text::{by_load, limit, no_limit, none, outcome};
 use super::axis::{Axis, percent};
 use super::chart::{Line, Lines, Mark};
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table};
@@ -50,20 +50,20 @@ fn mark(limit: &Limit) -> Mark {
 }
 
 fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
-    // A run in which nothing was complete has no times.
-    let time = |name: &str, value: fn(&Point) -> f64| {
-        Line::new(name, points.iter().map(|point| Some(value(point)).filter(|time| *time > 0.0)).collect())
+    let line = |name: &str, value: fn(&Point) -> Option<f64>| {
+        Line::new(name, points.iter().map(|point| value(point)).collect())
     };
-    let line =
-        |name: &str, value: fn(&Point) -> f64| Line::new(name, points.iter().map(|point| Some(value(point))).collect());
     let most = |value: fn(&Point) -> f64| points.iter().map(|point| value(point)).fold(0.0, f64::max);
-    let rates =
-        vec![line("offered", |p| p.offered), line("completed", |p| p.completed), line("goodput", |p| p.goodput)];
-    let ttft = vec![time("p50", |p| p.ttft_scheduled_p50), time("p95", |p| p.ttft_scheduled_p95)];
-    let least = ttft[0].values.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+    let rates = vec![
+        line("offered", |p| Some(p.offered)),
+        line("completed", |p| Some(p.completed)),
+        line("goodput", |p| Some(p.goodput)),
+    ];
+    let ttft = vec![line("p50", |p| p.ttft_scheduled_p50), line("p95", |p| p.ttft_scheduled_p95)];
+    let least = points.iter().filter_map(|point| point.ttft_scheduled_p50).fold(f64::INFINITY, f64::min);
     let intervals = points.iter().map(|point| point.attainment_interval).collect();
-    let attainment = vec![Line { intervals, ..line("attainment", |p| p.attainment) }];
-    let times = Axis::times(least, most(|p| p.ttft_scheduled_p95));
+    let attainment = vec![Line { intervals, ..line("attainment", |p| Some(p.attainment)) }];
+    let times = Axis::times(least, most(|p| p.ttft_scheduled_p95.unwrap_or_default()));
     vec![
         chart(sweep, points, ("Requests a second", "by load"), Axis::linear(most(|p| p.offered), round), rates)
             .figure(),
@@ -88,7 +88,7 @@ fn figures(sweep: &Sweep, points: &[&Point]) -> Vec<Markup> {
             points,
             ("Generated tokens a second", "by load"),
             Axis::linear(most(|p| p.completion_tokens), round),
-            vec![line("tokens", |p| p.completion_tokens)],
+            vec![line("tokens", |p| Some(p.completion_tokens))],
         )
         .figure(),
     ]
@@ -104,7 +104,7 @@ fn runs(points: &[&Point]) -> Markup {
             let rates = [point.offered, point.completed, point.goodput, point.completion_tokens];
             row.extend(rates.map(|rate| cell(quantity(rate))));
             let times = [point.ttft_scheduled_p50, point.ttft_scheduled_p95, point.tpot_p50];
-            row.extend(times.map(|time| cell(milliseconds(time))));
+            row.extend(times.map(|time| cell(time.map_or_else(none, milliseconds))));
             let interval = format!("{} to {}", part_percent(least), part_percent(most));
             row.push(html! { (part_percent(point.attainment)) span.under { (interval) } });
             row

@@ -3,7 +3,7 @@
 use super::super::number::{count, milliseconds, percent, printable, quantity, round};
 use super::columns::{Columns, wrapped};
 use super::{WIDTH, field, head, part, target};
-use crate::report::sweep::{Limit, Point, Sweep};
+use crate::report::sweep::{Finding, Limit, Point, Sweep};
 
 /// A sweep: a row for each load, then the limit.
 pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
@@ -21,8 +21,8 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
             quantity(point.offered),
             quantity(point.goodput),
             quantity(point.completion_tokens),
-            milliseconds(point.ttft_scheduled_p50),
-            milliseconds(point.ttft_scheduled_p95),
+            point.ttft_scheduled_p50.map_or_else(none, milliseconds),
+            point.ttft_scheduled_p95.map_or_else(none, milliseconds),
             percent(point.attainment),
             format!("{} to {}", percent(point.attainment_interval.0), percent(point.attainment_interval.1)),
             outcome(point.met, &point.invalid).to_owned(),
@@ -38,7 +38,13 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
             wrapped(&printable(&limit.basis, 8 * WIDTH), WIDTH - 2).into_iter().map(|line| format!("  {line}")),
         );
     }
+    lines.extend(sweep.notes.iter().flat_map(|note| field("note", &printable(note, 8 * WIDTH))));
     lines.join("\n") + "\n"
+}
+
+/// Where there is no value.
+pub(in crate::show) fn none() -> String {
+    "–".to_owned()
 }
 
 /// The runs in the order of their loads; a search makes them in another.
@@ -59,11 +65,11 @@ pub(in crate::show) fn outcome(met: bool, invalid: &[String]) -> &'static str {
 
 /// The limit in a line, here and on top of the page.
 pub(in crate::show) fn limit(limit: &Limit) -> String {
+    let confidence = limit.confidence.map_or_else(String::new, |confidence| format!("{:.0} % ", confidence * 100.0));
     format!(
-        "load {}, {} requests/s ({:.0} % interval: {} to {})",
+        "load {}, {} requests/s ({confidence}interval: {} to {})",
         round(limit.load),
         quantity(limit.offered),
-        limit.confidence * 100.0,
         round(limit.interval.0),
         round(limit.interval.1),
     )
@@ -71,12 +77,11 @@ pub(in crate::show) fn limit(limit: &Limit) -> String {
 
 /// What is said in its place.
 pub(in crate::show) fn no_limit(sweep: &Sweep) -> String {
-    let valid = || sweep.points.iter().filter(|point| point.invalid.is_empty());
-    match (valid().count(), valid().any(|point| point.met), valid().all(|point| point.met)) {
-        (0, ..) => "not known, no run was a valid measurement",
-        (_, false, _) => "not known, no run met the objectives",
-        (_, _, true) => "not reached, all valid runs met the objectives",
-        _ => "not looked for",
+    match sweep.finding {
+        Finding::Curve | Finding::Limit => "not looked for",
+        Finding::NeverMet => "the objectives were not met at any load",
+        Finding::AlwaysMet => "above all loads that were run",
+        Finding::BrokenOff => "not known, it was broken off",
     }
     .to_owned()
 }

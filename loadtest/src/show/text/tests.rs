@@ -1,5 +1,6 @@
 use super::super::sample;
 use super::*;
+use crate::report::sweep::Finding;
 
 /// Compares with a committed file; where they differ, the text is beside it in the failure.
 fn golden(text: &str, expected: &str) {
@@ -63,21 +64,20 @@ fn a_run_without_a_single_request_has_a_summary_too() {
 fn why_there_is_no_limit_is_said() {
     let mut sample = sample::sweep();
     sample.limit = None;
-    assert!(sweep(&sample).contains("Limit: not looked for"));
-    for point in &mut sample.points {
-        point.met = true;
+    for (finding, said) in [
+        (Finding::Curve, "Limit: not looked for"),
+        (Finding::AlwaysMet, "Limit: above all loads that were run"),
+        (Finding::NeverMet, "Limit: the objectives were not met at any load"),
+        (Finding::BrokenOff, "Limit: not known, it was broken off"),
+    ] {
+        sample.finding = finding;
+        assert!(sweep(&sample).contains(said), "{said}");
     }
-    assert!(sweep(&sample).contains("Limit: not reached, all valid runs met the objectives"));
-    for point in &mut sample.points {
-        point.met = false;
-    }
-    assert!(sweep(&sample).contains("Limit: not known, no run met the objectives"));
-    for point in &mut sample.points {
-        point.invalid = vec!["a server lied".to_owned()];
-    }
+    sample.points[0].invalid = vec!["a server lied".to_owned()];
+    sample.notes = vec!["broken off: interrupted".to_owned()];
     let text = sweep(&sample);
-    assert!(text.contains("Limit: not known, no run was a valid measurement"));
     assert!(text.contains("INVALID         load 0.5: a server lied"), "{text}");
+    assert!(text.ends_with("note            broken off: interrupted\n"), "{text}");
 }
 
 #[test]
