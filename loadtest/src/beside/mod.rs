@@ -60,15 +60,15 @@ pub struct Way {
 
 /// The ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Path {
+enum Through {
     Direct,
     Nginx,
     Gateway,
 }
 
-const PATHS: [Path; 3] = [Path::Direct, Path::Nginx, Path::Gateway];
+const WAYS: [Through; 3] = [Through::Direct, Through::Nginx, Through::Gateway];
 
-impl Path {
+impl Through {
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -82,9 +82,9 @@ impl Path {
 type Sample = BTreeMap<&'static str, f64>;
 
 /// The order of a round.
-fn order(round: u32) -> [Path; 3] {
-    let mut paths = PATHS;
-    paths.rotate_left(round as usize % PATHS.len());
+fn order(round: u32) -> [Through; 3] {
+    let mut paths = WAYS;
+    paths.rotate_left(round as usize % WAYS.len());
     paths
 }
 
@@ -133,13 +133,13 @@ struct Bench<'a, F> {
 }
 
 impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
-    async fn rounds(&mut self) -> anyhow::Result<Vec<BTreeMap<Path, Sample>>> {
+    async fn rounds(&mut self) -> anyhow::Result<Vec<BTreeMap<Through, Sample>>> {
         let mut rounds = Vec::new();
         for round in 0..self.options.rounds.max(1) {
             let mut samples = BTreeMap::new();
             for (turn, path) in (0..).zip(order(round)) {
                 let what = || format!("round {}, {}", round + 1, path.name());
-                let seed = self.workload.seed + u64::from(round * 3 + turn);
+                let seed = self.workload.seed.wrapping_add(u64::from(round * 3 + turn));
                 samples.insert(path, self.one(path, seed).await.with_context(what)?);
             }
             rounds.push(samples);
@@ -147,12 +147,12 @@ impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
         Ok(rounds)
     }
 
-    async fn one(&mut self, path: Path, seed: u64) -> anyhow::Result<Sample> {
+    async fn one(&mut self, path: Through, seed: u64) -> anyhow::Result<Sample> {
         let upstream = &self.options.upstream;
         let mut proxy = match path {
-            Path::Direct => return self.sample(path, None, seed).await,
-            Path::Nginx => Proxy::start(Kind::Nginx, &self.nginx, upstream).await?,
-            Path::Gateway => Proxy::start(Kind::Gateway, &self.gateway, upstream).await?,
+            Through::Direct => return self.sample(path, None, seed).await,
+            Through::Nginx => Proxy::start(Kind::Nginx, &self.nginx, upstream).await?,
+            Through::Gateway => Proxy::start(Kind::Gateway, &self.gateway, upstream).await?,
         };
         let sample = self.sample(path, Some(&mut proxy), seed).await;
         let sample = sample.map_err(|error| anyhow!("{error:#}{}", proxy.last_words()))?;
@@ -161,7 +161,7 @@ impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
     }
 
     /// Measures the memory of a proxy, runs the workload, and lets some clients leave.
-    async fn sample(&mut self, path: Path, mut proxy: Option<&mut Proxy>, seed: u64) -> anyhow::Result<Sample> {
+    async fn sample(&mut self, path: Through, mut proxy: Option<&mut Proxy>, seed: u64) -> anyhow::Result<Sample> {
         let Options { upstream, streams, cancel_trials, .. } = self.options;
         let upstreams = std::slice::from_ref(upstream);
         let model = &self.workload.model;
@@ -183,10 +183,13 @@ impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
         sample.extend(rows::latencies(&report));
         sample.extend(taken.into_iter().flat_map(|seconds| rows::costs(&report, seconds)));
         let probe = Probe { target: &server, upstreams, model, trials: *cancel_trials };
-        let freed = probe.run(Leaving::DuringOutput).await.context("clients who leave")?;
-        self.resolution = self.resolution.max(freed.resolution);
-        if freed.times.count > 0 {
-            sample.insert("cancel_p50", freed.times.p50);
+        for (leaving, row) in [(Leaving::DuringOutput, "cancel_p50"), (Leaving::BeforeFirstToken, "cancel_prompt_p50")]
+        {
+            let freed = probe.run(leaving).await.context("clients who leave")?;
+            self.resolution = self.resolution.max(freed.resolution);
+            if freed.times.count > 0 {
+                sample.insert(row, freed.times.p50);
+            }
         }
         Ok(sample)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Path, Sample};
+use super::{Sample, Through};
 use crate::report::Report;
 use crate::report::beside::{Figure, Row};
 
@@ -10,13 +10,14 @@ use crate::report::beside::{Figure, Row};
 const LEAST_CPU_SECONDS: f64 = 0.2;
 
 /// Key and title of each row, in the order of the table.
-const ROWS: [(&str, &str); 10] = [
+const ROWS: [(&str, &str); 11] = [
     ("ttft_p50", "time to first token, p50, ms"),
     ("ttft_p95", "time to first token, p95, ms"),
     ("itl_p50", "gap between tokens, p50, ms"),
     ("itl_p99", "gap between tokens, p99, ms"),
     ("e2e_p50", "end to end, p50, ms"),
-    ("cancel_p50", "until a client's leaving frees the slot, p50, ms"),
+    ("cancel_p50", "leaving during the output frees the slot, p50, ms"),
+    ("cancel_prompt_p50", "leaving during the prompt frees the slot, p50, ms"),
     ("cpu_per_1000_requests", "CPU seconds per 1,000 requests"),
     ("cpu_per_million_chunks", "CPU seconds per million chunks"),
     ("memory_idle", "memory before the first stream, MiB"),
@@ -67,27 +68,27 @@ pub(super) fn faults(way: &str, report: &Report, cpu_seconds: Option<f64>) -> Ve
 }
 
 /// The rows that have numbers.
-pub(super) fn of(rounds: &[BTreeMap<Path, Sample>]) -> Vec<Row> {
+pub(super) fn of(rounds: &[BTreeMap<Through, Sample>]) -> Vec<Row> {
     let row = |&(name, title): &(&str, &str)| {
-        let number = |round: &BTreeMap<Path, Sample>, path| round.get(&path)?.get(name).copied();
+        let number = |round: &BTreeMap<Through, Sample>, path| round.get(&path)?.get(name).copied();
         let each = |path| figure(rounds.iter().filter_map(|round| number(round, path)));
         let pairs = |path, other, f: fn(f64, f64) -> f64| {
             figure(rounds.iter().filter_map(|round| Some(f(number(round, path)?, number(round, other)?))))
         };
-        let (direct, nginx, gateway) = (each(Path::Direct), each(Path::Nginx), each(Path::Gateway));
+        let (direct, nginx, gateway) = (each(Through::Direct), each(Through::Nginx), each(Through::Gateway));
         // What only a proxy has is added by it as a whole.
         let adds = |path, all| {
-            if direct.is_none() { all } else { pairs(path, Path::Direct, |through, direct| through - direct) }
+            if direct.is_none() { all } else { pairs(path, Through::Direct, |through, direct| through - direct) }
         };
-        let ratio = || pairs(Path::Gateway, Path::Nginx, |gateway, nginx| gateway / nginx);
+        let ratio = || pairs(Through::Gateway, Through::Nginx, |gateway, nginx| gateway / nginx);
         let row = Row {
             name: name.to_owned(),
             title: title.to_owned(),
             direct,
             nginx,
             gateway,
-            nginx_adds: adds(Path::Nginx, nginx),
-            gateway_adds: adds(Path::Gateway, gateway),
+            nginx_adds: adds(Through::Nginx, nginx),
+            gateway_adds: adds(Through::Gateway, gateway),
             ratio: direct.is_none().then(ratio).flatten(),
         };
         (nginx.is_some() || gateway.is_some()).then_some(row)
@@ -109,14 +110,14 @@ fn figure(numbers: impl Iterator<Item = f64>) -> Option<Figure> {
 mod tests {
     use super::*;
 
-    fn round(direct: f64, nginx: f64, gateway: f64) -> BTreeMap<Path, Sample> {
+    fn round(direct: f64, nginx: f64, gateway: f64) -> BTreeMap<Through, Sample> {
         let sample = |ttft, cpu: Option<f64>| {
             Sample::from_iter([Some(("ttft_p50", ttft)), cpu.map(|cpu| ("memory_idle", cpu))].into_iter().flatten())
         };
         BTreeMap::from([
-            (Path::Direct, sample(direct, None)),
-            (Path::Nginx, sample(nginx, Some(nginx))),
-            (Path::Gateway, sample(gateway, Some(gateway))),
+            (Through::Direct, sample(direct, None)),
+            (Through::Nginx, sample(nginx, Some(nginx))),
+            (Through::Gateway, sample(gateway, Some(gateway))),
         ])
     }
 
