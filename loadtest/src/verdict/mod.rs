@@ -232,6 +232,9 @@ fn of_books(wanted: &Objectives, audit: Option<&Audit>) -> Option<Objective> {
     let measured = match (wanted.audit, audit) {
         (Some(false), _) | (None, None) => return None,
         (Some(true), None) => "the books were not read".to_owned(),
+        // Nothing is known against books that could not be read, and nothing for them.
+        (None, Some(audit)) if audit.lines.is_empty() => return None,
+        (_, Some(audit)) if audit.lines.is_empty() => format!("nothing could be compared: {}", audit.notes.join("; ")),
         (_, Some(audit)) if audit.agrees => format!("{} comparisons agree", audit.lines.len()),
         (_, Some(audit)) => {
             let apart = audit.lines.iter().filter(|line| !line.agrees);

@@ -107,6 +107,21 @@ fn books_that_were_read_must_agree_unless_the_workload_says_otherwise() {
 }
 
 #[test]
+fn books_that_could_not_be_read_are_missed_only_where_they_were_asked_for() {
+    let unread = |wanted: Option<bool>| {
+        move |report: &mut Report| {
+            report.workload.slo.run.audit = wanted;
+            let notes = vec!["not compared: llama-server: its address is not known".to_owned()];
+            report.audit = Some(Audit { lines: Vec::new(), agrees: false, notes });
+        }
+    };
+    assert_eq!(verdict(unread(None)).exit_code(), 0);
+    let (met, why) = measured("audit", unread(Some(true)));
+    let wanted = "nothing could be compared: not compared: llama-server: its address is not known";
+    assert_eq!((met, why.as_str()), (false, wanted));
+}
+
+#[test]
 fn what_is_not_wanted_is_not_looked_at() {
     let verdict = verdict(|report| {
         report.workload.slo.run = Objectives { audit: Some(false), ..Objectives::default() };

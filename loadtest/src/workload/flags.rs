@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use super::check::check;
-use super::load::Source;
+use super::load::{Source, set_objective};
 use super::{Arrival, Length, Surface, Tenant, Workload, WorkloadError, load, load_slo};
 
 /// The name of the tenant of the simple case.
@@ -65,6 +65,10 @@ pub struct WorkloadFlags {
     /// File with objectives, in place of the workload's
     #[arg(long, value_name = "FILE")]
     pub slo: Option<PathBuf>,
+    /// An objective besides: run.error_rate=0.01, request.tpot=80ms, or the most that a measure may be:
+    /// ttft_scheduled.p95=2s, TENANT:itl.p99=1s; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub objective: Vec<String>,
 }
 
 impl WorkloadFlags {
@@ -81,6 +85,9 @@ impl WorkloadFlags {
         check(&workload).map_err(|wrong| Source::Flags.wrong(wrong))?;
         if let Some(path) = &self.slo {
             workload.slo = load_slo(path, &workload)?;
+        }
+        for words in &self.objective {
+            set_objective(&mut workload, words)?;
         }
         Ok(workload)
     }

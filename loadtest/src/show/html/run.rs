@@ -103,7 +103,11 @@ fn audit(audit: &Audit) -> Markup {
             ]
         })
         .collect();
-    let caption = if audit.agrees { "The books agree." } else { "The books do not agree." };
+    let caption = match audit.agrees {
+        _ if audit.lines.is_empty() => "Nothing could be compared.",
+        true => "The books agree.",
+        false => "The books do not agree.",
+    };
     let head = ["of", "what", "outcome", "clients saw", "gateway's ledger", "llama-server", "may differ by"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }

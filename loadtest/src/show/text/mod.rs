@@ -216,7 +216,11 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
 }
 
 fn audit(audit: &Audit) -> Vec<String> {
-    let agrees = if audit.agrees { "the books agree" } else { "THE BOOKS DO NOT AGREE" };
+    let agrees = match audit.agrees {
+        _ if audit.lines.is_empty() => "nothing could be compared",
+        true => "the books agree",
+        false => "THE BOOKS DO NOT AGREE",
+    };
     let mut lines = part(&format!("Audit: {agrees}"));
     let mut columns = Columns::new(2, &["of", "what", "clients", "ledger", "llama-server", "may differ by", ""]);
     let book = |value: Option<u64>| value.map_or("–".to_owned(), count);

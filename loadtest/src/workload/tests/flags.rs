@@ -55,6 +55,39 @@ fn objectives_by_flag_take_the_place_of_the_workloads() {
 }
 
 #[test]
+fn an_objective_by_flag_is_added_to_the_others() {
+    let workload = by_flags(
+        "chat --objective request.tpot=80ms --objective ttft_scheduled.p95=2s --objective people:itl.p99=1s \
+         --objective run.error_rate=0.5 --objective run.service_gap_within_bound=true --objective run.attainment=1",
+    );
+    let (slo, own) = (workload.slo, load("chat").unwrap().slo);
+    assert_eq!(slo.request.tpot, Some(Duration::from_millis(80)));
+    assert_eq!(slo.request.ttft_scheduled, own.request.ttft_scheduled, "the workload's own stay");
+    assert_eq!((slo.run.error_rate, slo.run.attainment, slo.run.service_gap_within_bound), (Some(0.5), Some(1.0), true));
+    let at_most = [("people:itl.p99", "1s"), ("ttft_scheduled.p95", "2s")];
+    assert!(slo.run.at_most.iter().map(|(name, most)| (&**name, &**most)).eq(at_most));
+}
+
+#[test]
+fn an_objective_by_flag_that_makes_no_sense_is_refused() {
+    for (words, said) in [
+        ("run.error_rate", "no `=`"),
+        ("run.eror_rate=1", "did you mean `error_rate`?"),
+        ("run.error_rate=2", "must be from 0 to 1"),
+        ("request.ttft=soon", "request.ttft"),
+        ("tftt.p95=2s", "run.at_most"),
+        ("ttft.p95=2", "run.at_most"),
+        ("nobody:ttft.p95=2s", "there is no tenant `nobody`"),
+        ("run.at_most=5", "run.at_most"),
+        ("run.victim_ratio=5", "there is no victim"),
+    ] {
+        let told = line(&format!("chat --objective {words}")).unwrap().workload.workload().unwrap_err().to_string();
+        assert!(told.starts_with("command line: ") && told.contains(said), "{words}: {told}");
+        assert!(told.contains("\nhint: "), "{told}");
+    }
+}
+
+#[test]
 fn what_is_sent_is_said_once() {
     for words in ["", "smoke --users 2", "--users 2 --rate 1", "smoke --prompt-tokens 5", "smoke --timeout 5s"] {
         assert!(line(words).is_err(), "{words}");
