@@ -181,38 +181,23 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::record::{Refusal, Usage};
+    use crate::record::{Refusal, Usage, sample};
 
     /// A complete request: 100 prompt tokens planned and 12 added by the template, 40 of them cached, 20 generated.
     pub(in crate::books) fn complete() -> Record {
         let at = Duration::from_secs;
         Record {
-            tenant: 0,
-            session: 0,
-            turn: 0,
-            streamed: true,
-            scheduled: at(0),
-            dispatched: at(0),
-            sent: at(0),
-            tries: 1,
-            retried: Vec::new(),
             head: Some(at(1)),
             first_token: Some(at(2)),
             first_output_token: Some(at(2)),
             last_token: Some(at(3)),
             ended: at(3),
-            gaps: Vec::new(),
             chunks: 20,
-            queue_wait: None,
-            prefill: None,
-            decode: None,
             planned_prompt_tokens: 100,
             planned_output_tokens: 20,
             usage: Some(Usage { prompt: 112, cached: 40, completion: 20 }),
             tokens_seen: 20,
-            ending: Ending::Complete,
-            request_id: None,
-            lie: None,
+            ..sample()
         }
     }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::report::{FORMAT, Report};
-use crate::verdict::{self, Statistic};
+use crate::verdict::Statistic;
 use bootstrap::Estimate;
 
 /// Rounds of the bootstrap.
@@ -227,7 +227,7 @@ fn enough(quantity: Quantity, a: &Report, b: &Report) -> bool {
         }),
         Quantity::Goodput | Quantity::Attainment => together(|report| report.total.good),
         Quantity::CompletionTokens => together(|report| report.total.tokens.completion),
-        Quantity::ErrorRate => together(|report| verdict::failed(&report.total)),
+        Quantity::ErrorRate => together(|report| report.total.failed()),
     }
 }
 
@@ -257,14 +257,11 @@ impl Quantity {
     fn in_report(self, report: &Report) -> Option<f64> {
         let total = &report.total;
         match self {
-            Self::Percentile(measure, statistic, _) => {
-                let values = total.measures.get(measure).filter(|values| values.count > 0)?;
-                Some(statistic.of(values))
-            }
+            Self::Percentile(measure, statistic, _) => total.measure(measure).map(|values| statistic.of(values)),
             Self::Goodput => Some(total.rates.goodput),
-            Self::Attainment => (verdict::expected(total) > 0).then_some(total.attainment),
+            Self::Attainment => (total.expected() > 0).then_some(total.attainment),
             Self::CompletionTokens => Some(total.rates.completion_tokens),
-            Self::ErrorRate => (total.scheduled > 0).then(|| verdict::failed(total) as f64 / total.scheduled as f64),
+            Self::ErrorRate => (total.scheduled > 0).then(|| total.failed() as f64 / total.scheduled as f64),
         }
     }
 }

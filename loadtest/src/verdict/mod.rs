@@ -92,7 +92,7 @@ fn too_slow(report: &Report) -> Option<String> {
 }
 
 fn nothing_complete(total: &Summary) -> Option<String> {
-    if complete(total) > 0 {
+    if total.complete() > 0 {
         return None;
     }
     if total.scheduled == 0 {
@@ -102,46 +102,27 @@ fn nothing_complete(total: &Summary) -> Option<String> {
     Some(format!("of {} requests not one was complete: {}", total.scheduled, endings.join(", ")))
 }
 
-/// How many requests of a group were complete.
-pub fn complete(group: &Summary) -> u64 {
-    ended(group, "complete")
-}
-
-/// How many requests count for attainment: all that were scheduled, without those whose client left.
-pub fn expected(group: &Summary) -> u64 {
-    group.scheduled.saturating_sub(ended(group, "left"))
-}
-
-/// How many requests ended neither complete nor left.
-pub fn failed(group: &Summary) -> u64 {
-    expected(group).saturating_sub(complete(group))
-}
-
-fn ended(group: &Summary, ending: &str) -> u64 {
-    group.endings.get(ending).copied().unwrap_or(0)
-}
-
 fn of_requests(wanted: &Objectives, total: &Summary) -> Vec<Objective> {
     let mut objectives = Vec::new();
     if let Some(least) = wanted.attainment {
-        let part = part(total.good, expected(total));
+        let part = part(total.good, total.expected());
         objectives.push(Objective {
             name: ATTAINMENT.to_owned(),
             wanted: format!("at least {} of all scheduled requests good", percent(least)),
             measured: match part {
-                Some(part) => format!("{} ({} of {})", percent(part), total.good, expected(total)),
+                Some(part) => format!("{} ({} of {})", percent(part), total.good, total.expected()),
                 None => "no request was expected to be good".to_owned(),
             },
             met: part.is_some_and(|part| part >= least),
         });
     }
     if let Some(most) = wanted.error_rate {
-        let part = part(failed(total), total.scheduled);
+        let part = part(total.failed(), total.scheduled);
         objectives.push(Objective {
             name: "error_rate".to_owned(),
             wanted: format!("at most {} of all scheduled requests failed", percent(most)),
             measured: match part {
-                Some(part) => format!("{} ({} of {})", percent(part), failed(total), total.scheduled),
+                Some(part) => format!("{} ({} of {})", percent(part), total.failed(), total.scheduled),
                 None => "no request was scheduled".to_owned(),
             },
             met: part.is_some_and(|part| part <= most),
@@ -165,7 +146,7 @@ fn at_most(report: &Report, name: &str, bound: &str) -> Result<Objective, String
     let distribution = if metric.measure == "dispatch_lag" && metric.tenant.is_none() {
         Some(&report.harness_health.dispatch_lag)
     } else {
-        group.measures.get(metric.measure)
+        group.measure(metric.measure)
     };
     let value = distribution.filter(|values| values.count > 0).map(|values| metric.statistic.of(values));
     Ok(Objective {

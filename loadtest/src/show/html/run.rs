@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, percent, quantity, seconds, share};
+use super::super::number::{count, counted, milliseconds, none, percent, quantity, seconds, share};
 use super::super::text::verdict_line;
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table, tile};
 use super::{latency, shares, timeline};
@@ -67,9 +67,8 @@ fn verdict(verdict: &Verdict) -> Markup {
 
 fn glance(total: &Summary) -> Markup {
     let rates = &total.rates;
-    let left = total.endings.get("left").copied().unwrap_or(0);
-    let ttft = total.measures.get("ttft_scheduled").filter(|ttft| ttft.count > 0);
-    let good = format!("{} good of {} that stayed", count(total.good), count(total.scheduled.saturating_sub(left)));
+    let ttft = total.measure("ttft_scheduled");
+    let good = format!("{} good of {} that stayed", count(total.good), count(total.expected()));
     let tokens = format!("{} generated", count(total.tokens.completion));
     let prompt = format!("{} from the cache", share(total.tokens.cached, total.tokens.prompt));
     html! {
@@ -87,7 +86,7 @@ fn glance(total: &Summary) -> Markup {
 }
 
 fn audit(audit: &Audit) -> Markup {
-    let book = |value: Option<u64>| cell(value.map_or("–".to_owned(), count));
+    let book = |value: Option<u64>| cell(value.map_or_else(none, count));
     let rows: Vec<Vec<Markup>> = audit
         .lines
         .iter()
