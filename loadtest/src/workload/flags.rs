@@ -62,6 +62,9 @@ pub struct WorkloadFlags {
     /// Same seed, same requests at the same moments
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// How late the harness may be at the 99th percentile, for machines that are not quiet
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub max_dispatch_lag: Option<Duration>,
     /// File with objectives, in place of the workload's
     #[arg(long, value_name = "FILE")]
     pub slo: Option<PathBuf>,
@@ -121,6 +124,7 @@ impl WorkloadFlags {
         workload.duration = self.duration.unwrap_or(workload.duration);
         workload.requests = self.requests.unwrap_or(workload.requests);
         workload.warm_up = self.warm_up.unwrap_or(workload.warm_up);
+        workload.max_dispatch_lag = self.max_dispatch_lag.unwrap_or(workload.max_dispatch_lag);
         workload.seed = self.seed.unwrap_or(workload.seed);
         if let Some(model) = &self.model {
             workload.model.clone_from(model);

@@ -38,9 +38,11 @@ fn the_simple_case_is_one_tenant_whose_requests_are_all_alike() {
 #[test]
 fn flags_take_the_place_of_a_workloads_values() {
     let own = load("chat").unwrap();
-    let workload = by_flags("chat --duration 20s --warm-up 2s --requests 3 --seed 5 --model other");
+    let workload =
+        by_flags("chat --duration 20s --warm-up 2s --requests 3 --seed 5 --model other --max-dispatch-lag 1s");
     assert_eq!((workload.duration, workload.warm_up), (Duration::from_secs(20), Duration::from_secs(2)));
     assert_eq!((workload.requests, workload.seed, &*workload.model), (3, 5, "other"));
+    assert_eq!(workload.max_dispatch_lag, Duration::from_secs(1));
     assert_eq!(workload.tenants["people"].arrival, own.tenants["people"].arrival);
     assert_eq!(workload.slo, own.slo);
 }
@@ -63,7 +65,10 @@ fn an_objective_by_flag_is_added_to_the_others() {
     let (slo, own) = (workload.slo, load("chat").unwrap().slo);
     assert_eq!(slo.request.tpot, Some(Duration::from_millis(80)));
     assert_eq!(slo.request.ttft_scheduled, own.request.ttft_scheduled, "the workload's own stay");
-    assert_eq!((slo.run.error_rate, slo.run.attainment, slo.run.service_gap_within_bound), (Some(0.5), Some(1.0), true));
+    assert_eq!(
+        (slo.run.error_rate, slo.run.attainment, slo.run.service_gap_within_bound),
+        (Some(0.5), Some(1.0), true)
+    );
     let at_most = [("people:itl.p99", "1s"), ("ttft_scheduled.p95", "2s")];
     assert!(slo.run.at_most.iter().map(|(name, most)| (&**name, &**most)).eq(at_most));
 }
