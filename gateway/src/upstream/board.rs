@@ -236,6 +236,11 @@ impl Board {
         });
     }
 
+    /// How often its process was seen to be another one; 0 also of one that is not there any more.
+    pub(super) fn restarts(&self, id: ReplicaId) -> u32 {
+        self.statuses.borrow().iter().find(|status| status.id == id).map_or(0, |status| status.restarts)
+    }
+
     /// Its process was started anew although no probe found it absent.
     pub(super) fn restarted(&self, id: ReplicaId) {
         self.update(id, |status| status.marks.gone = true);

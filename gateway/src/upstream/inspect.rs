@@ -40,6 +40,8 @@ pub(super) struct Inspector {
     watcher: Watcher,
     /// Requests that had been abandoned at the last inspection.
     abandoned: u64,
+    /// Restarts that were on the board at the last inspection.
+    restarts: u32,
     /// It was said that nothing can be seen.
     complained: bool,
 }
@@ -48,7 +50,7 @@ impl Inspector {
     pub(super) fn new(replica: Arc<Replica>, board: Arc<Board>, config: &config::Upstream) -> Self {
         let watcher = Watcher::new(config.wedged_after);
         let (interval, timeout) = (config.inspect_interval, config.probe_timeout);
-        Self { replica, board, interval, timeout, watcher, abandoned: 0, complained: false }
+        Self { replica, board, interval, timeout, watcher, abandoned: 0, restarts: 0, complained: false }
     }
 
     /// Inspects until it is dropped.
@@ -65,6 +67,11 @@ impl Inspector {
 
     async fn inspect(&mut self) {
         let id = self.replica.id;
+        let restarts = self.board.restarts(id);
+        if std::mem::replace(&mut self.restarts, restarts) != restarts {
+            // A prober found it absent and back between two inspections: not to be told as another restart.
+            self.watcher.forget();
+        }
         let before = self.board.in_flight(id);
         let look = self.look().await;
         // What begins or ends meanwhile may have been seen or not.
@@ -88,6 +95,7 @@ impl Inspector {
         };
         if findings.restarted {
             self.board.restarted(id);
+            self.restarts = self.board.restarts(id);
         }
         self.board.inspected(id, findings.foreign, findings.stuck.as_deref());
     }

@@ -135,7 +135,8 @@ fn every_settled_request_is_a_line_of_the_file_that_says_what_the_ledger_says() 
             assert_eq!(line["data"][key], row[key], "{key}");
         }
     }
-    assert_eq!(gateway.metric("llama_gateway_export_delivered_total"), 3.0);
+    // They are counted a moment after they are on the disk.
+    eventually_true("they are counted", || gateway.metric("llama_gateway_export_delivered_total") == 3.0);
 
     // logrotate takes the file away.
     std::fs::rename(&path, dir.path().join("usage.jsonl.1")).unwrap();

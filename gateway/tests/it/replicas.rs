@@ -190,6 +190,24 @@ fn wait_foreign(gateway: &Gateway, engine: &Engine, count: f64) {
 }
 
 #[test]
+fn a_restart_that_a_probe_saw_is_not_told_again_by_the_slots() {
+    let mut engine = Engine::start(Options::tiny().slots(2));
+    let config = format!("{FAST}[log]\nlevel = \"gateway=debug\"");
+    let gateway = Gateway::with_config(&engine.url(), &config);
+    (0..5).for_each(|_| assert_eq!(gateway.post("/v1/chat/completions", &chat(2)).status, 200));
+    let inspections = || gateway.log().matches("inspected").count();
+    let restarts = || gateway.log().matches("llama-server was started anew").count();
+    let before = inspections();
+    eventually_true("its slots were seen", || inspections() > before);
+    let options = engine.options();
+    engine.restart(options);
+    eventually_true("the restart is noticed", || restarts() > 0);
+    let before = inspections();
+    eventually_true("its slots were seen twice", || inspections() > before + 1);
+    assert_eq!(restarts(), 1);
+}
+
+#[test]
 fn a_request_past_the_gateway_is_seen_and_its_end_too() {
     let engine = Engine::start(Options::speaking().slots(2));
     let gateway = Gateway::with_config(&engine.url(), FAST);

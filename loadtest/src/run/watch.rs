@@ -1,7 +1,7 @@
 //! Who watches a run: a row for each request in a file, and progress on the terminal.
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Stderr, Write as _};
+use std::io::{Stderr, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -27,12 +27,7 @@ pub struct Watch {
 impl Watch {
     /// Shows progress on stderr, unless it should be quiet.
     pub fn new(quiet: bool) -> Self {
-        let style = match (quiet, std::io::stderr().is_terminal()) {
-            (true, _) => Style::Quiet,
-            (false, true) => Style::Block,
-            (false, false) => Style::Lines,
-        };
-        Self { style, progress: None, rows: None, in_rows: false, lost: None }
+        Self { style: Style::of(&std::io::stderr(), quiet), progress: None, rows: None, in_rows: false, lost: None }
     }
 
     /// Writes a row for each request to a file as well.
@@ -58,8 +53,14 @@ impl Watch {
         self.lost = rows.add(record, tenant, good).err().map(Into::into);
     }
 
-    /// How it goes. Progress that cannot be shown is no reason to end a run.
+    /// How it goes. Progress that cannot be shown is no reason to end a run. Rows are written out now, so that a harness
+    /// that is killed leaves them.
     pub(super) fn look(&mut self, moment: Moment<'_>) {
+        if let Some(rows) = &mut self.rows
+            && let Err(error) = rows.flush()
+        {
+            self.lost.get_or_insert(error.into());
+        }
         if let Some(progress) = &mut self.progress {
             progress.update(&moment.snapshot()).ok();
         }
