@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Message;
+use crate::client::events::Events;
 use crate::clock::wall_clock;
 use crate::measure::histogram::Histogram;
 use crate::report::Distribution;
@@ -95,16 +96,11 @@ impl Probe<'_> {
         let message = self.message(&format!("Trial {number}: count from one to ten thousand."))?;
         let mut reply = timeout(PATIENCE, self.target.client.send(&message)).await.context("no reply in time")??;
         ensure!(reply.status == StatusCode::OK, "a request of the cancel probe was answered {}", reply.status);
-        let (mut events, mut line_ended) = (0, false);
+        let (mut events, mut splitter) = (0, Events::default());
         while events < EVENTS {
             let chunk = timeout(PATIENCE, reply.chunk()).await.context("no token in time")??;
             let Some(bytes) = chunk else { return Ok(None) };
-            // Lines with data end in two line feeds, which may come apart.
-            for byte in bytes {
-                let is_end = byte == b'\n';
-                events += usize::from(is_end && line_ended);
-                line_ended = is_end;
-            }
+            splitter.push(&bytes, |_| events += 1)?;
         }
         let left = Instant::now();
         drop(reply);

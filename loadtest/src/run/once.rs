@@ -126,6 +126,10 @@ impl Bench {
         if summary.stopped && collector.broken_off.is_none() {
             collector.broken_off = Some("it was stopped".to_owned());
         }
+        if summary.lost > 0 {
+            let why = format!("{} requests have no record: this is a fault of the harness", summary.lost);
+            collector.broken_off.get_or_insert(why);
+        }
         Ok(Once {
             measured: collector.measures.finish(summary.scheduled_until),
             clients: collector.clients,

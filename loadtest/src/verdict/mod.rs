@@ -172,8 +172,10 @@ fn of_fairness(wanted: &Objectives, fairness: Option<&Fairness>) -> Vec<Objectiv
         });
     }
     if wanted.service_gap_within_bound {
-        let gaps = fairness.map_or(&[][..], |fairness| &fairness.gaps);
-        let worst = gaps.iter().max_by(|one, other| (one.gap / one.bound).total_cmp(&(other.gap / other.bound)));
+        // Who never waited beside the other shows nothing.
+        let gaps = fairness.iter().flat_map(|fairness| &fairness.gaps).filter(|gap| gap.seconds_both_waited > 0.0);
+        // By the difference: a pair that was not served at all has a bound of 0.
+        let worst = gaps.max_by(|one, other| (one.gap - one.bound).total_cmp(&(other.gap - other.bound)));
         objectives.push(Objective {
             name: "service_gap_within_bound".to_owned(),
             wanted: "no gap of service above the scheduler's bound".to_owned(),
@@ -212,6 +214,9 @@ fn of_fairness(wanted: &Objectives, fairness: Option<&Fairness>) -> Vec<Objectiv
 fn of_books(wanted: &Objectives, audit: Option<&Audit>) -> Option<Objective> {
     let measured = match (wanted.audit, audit) {
         (Some(false), _) | (None, None) => return None,
+        // Books that could not be read are missed by who wants them.
+        (None, Some(audit)) if audit.lines.is_empty() => return None,
+        (_, Some(audit)) if audit.lines.is_empty() => format!("nothing was compared: {}", audit.notes.join("; ")),
         (Some(true), None) => "the books were not read".to_owned(),
         // Nothing is known against books that could not be read, and nothing for them.
         (None, Some(audit)) if audit.lines.is_empty() => return None,

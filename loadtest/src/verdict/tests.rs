@@ -258,3 +258,40 @@ fn sayable(text: &str) -> String {
     let sayable = |character: char| matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     text.chars().map(|character| if sayable(character) { character } else { '\u{fffd}' }).collect()
 }
+
+#[test]
+fn tenants_who_never_waited_at_the_same_time_do_not_show_that_they_were_served_alike() {
+    let (met, why) = measured("service_gap_within_bound", |report| {
+        let gap = &mut report.fairness.as_mut().unwrap().gaps[0];
+        (gap.gap, gap.seconds_both_waited) = (0.0, 0.0);
+    });
+    assert!(!met && why.starts_with("not measured"), "{why}");
+}
+
+#[test]
+fn a_pair_that_was_not_served_at_all_does_not_hide_a_gap_of_others() {
+    for place in [0, 1] {
+        let (met, why) = measured("service_gap_within_bound", |report| {
+            let gaps = &mut report.fairness.as_mut().unwrap().gaps;
+            gaps[0].gap = gaps[0].bound + 1.0;
+            let nothing = crate::report::Gap { gap: 0.0, bound: 0.0, ..gaps[0].clone() };
+            gaps.insert(place, nothing);
+        });
+        assert!(!met && why.contains("901"), "{why}");
+    }
+}
+
+#[test]
+fn books_that_could_not_be_read_are_missed_only_where_they_are_wanted_and_say_why() {
+    let unread = |wanted: Option<bool>| {
+        verdict(|report| {
+            report.workload.slo.run.audit = wanted;
+            let notes = vec!["not compared: the ledger of a: /v1/usage answers 404".to_owned()];
+            report.audit = Some(Audit { lines: Vec::new(), agrees: false, notes });
+        })
+    };
+    assert_eq!((unread(None).exit_code(), unread(None).objectives.len()), (0, 6));
+    let wanted = unread(Some(true));
+    assert_eq!(wanted.exit_code(), 1);
+    assert!(objective(&wanted, "audit").measured.contains("/v1/usage answers 404"), "{wanted:?}");
+}
