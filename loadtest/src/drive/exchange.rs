@@ -198,7 +198,7 @@ impl Exchange<'_> {
         record.last_token = Some(now);
         record.first_output_token = record.first_output_token.or(output.then_some(now));
         record.chunks += 1;
-        self.live.tokens.fetch_add(1, Relaxed);
+        self.live.chunks.fetch_add(1, Relaxed);
     }
 
     fn failed(&self, refusal: Refusal, status: StatusCode) -> Ending {

@@ -1,7 +1,5 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use serde_json::json;
-
 use super::*;
 use crate::stub::{Asked, Stub};
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 pub use metric::{Metric, MetricError, Statistic};
 
-use crate::report::{Audit, Fairness, Objective, Report, Summary, Verdict};
-use crate::workload::Objectives;
+use crate::report::{Audit, Distribution, Fairness, Objective, Report, Summary, Verdict};
+use crate::workload::{Objectives, Workload};
 
 /// The name of the objective of attainment. `find-limit` decides about it in its own way.
 pub const ATTAINMENT: &str = "attainment";
@@ -68,11 +68,15 @@ impl Doubts {
     }
 }
 
+/// Whether the harness turned to requests later than the workload allows: then it was the bottleneck.
+pub fn is_too_late(dispatch_lag: &Distribution, workload: &Workload) -> bool {
+    dispatch_lag.p99 > in_milliseconds(workload.max_dispatch_lag)
+}
+
 /// The harness was the bottleneck if it turned to requests later than the workload allows (docs of `max_dispatch_lag`).
 fn too_slow(report: &Report) -> Option<String> {
     let (health, workload) = (&report.harness_health, &report.workload);
-    let late = health.dispatch_lag.p99 > in_milliseconds(workload.max_dispatch_lag);
-    if !late && !health.was_bottleneck {
+    if !health.was_bottleneck && !is_too_late(&health.dispatch_lag, workload) {
         return None;
     }
     let hint = if health.most_in_flight >= workload.max_in_flight as u64 {
