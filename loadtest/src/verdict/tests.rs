@@ -144,6 +144,8 @@ fn a_harness_that_was_too_slow_makes_no_measurement_and_says_what_to_do() {
     let reason = invalid(|report| report.harness_health.was_bottleneck = true);
     assert!(reason.contains("too slow"), "{reason}");
     assert!(verdict(|report| report.harness_health.dispatch_lag.p99 = 10.0).invalid.is_empty());
+    let reason = invalid(|report| report.harness_health.pulse_lag.p99 = 12.0);
+    assert!(reason.contains("a task that only wakes was 12 ms late"), "{reason}");
 }
 
 #[test]

@@ -244,9 +244,11 @@ fn cancel(cancel: &Distribution) -> Vec<String> {
 
 fn health(health: &Health) -> Vec<String> {
     let mut lines = part("The harness itself");
-    let lag = &health.dispatch_lag;
-    let text = format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max));
-    lines.extend(field("dispatch lag", &text));
+    let late = |lag: &Distribution| {
+        format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max))
+    };
+    lines.extend(field("dispatch lag", &late(&health.dispatch_lag)));
+    lines.extend(field("pulse lag", &late(&health.pulse_lag)));
     lines.extend(field("CPU", &seconds(health.cpu_seconds)));
     lines.extend(field("at once", &format!("at most {}", counted(health.most_in_flight, "request"))));
     if health.was_bottleneck {
