@@ -126,10 +126,11 @@ impl<'a> Runner<'a> {
     }
 
     fn show(&self, sweep: &Sweep) -> anyhow::Result<ExitCode> {
+        let mut stdout = std::io::stdout().lock();
+        // Before anything is written: a full disk must not take away what was measured.
+        stdout.write_all(show::text_sweep(sweep).as_bytes())?;
         self.results.write_json("sweep.json", sweep)?;
         self.results.write("sweep.html", &show::html_sweep(sweep))?;
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(show::text_sweep(sweep).as_bytes())?;
         let directory = self.results.directory().display();
         writeln!(stdout, "\nsweep.json, sweep.html and a report of each run are in {directory}")?;
         Ok(ExitCode::from(sweep.exit_code()))

@@ -89,9 +89,8 @@ pub fn load_slo(path: &Path, workload: &Workload) -> Result<Slo, WorkloadError> 
 /// # Errors
 /// There is no such key; the value cannot be used.
 pub(super) fn set_objective(workload: &mut Workload, words: &str) -> Result<(), WorkloadError> {
-    let wrong = |what: String, hint: &str| {
-        Source::Flags.wrong(Wrong { place: Place::default(), what, hint: hint.to_owned() })
-    };
+    let wrong =
+        |what: String, hint: &str| Source::Flags.wrong(Wrong { place: Place::default(), what, hint: hint.to_owned() });
     let Some((key, value)) = words.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
         let what = format!("`{words}` is no objective: it has no `=`");
         return Err(wrong(what, "for example run.error_rate=0.01 or ttft_scheduled.p95=2s"));

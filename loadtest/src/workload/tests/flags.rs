@@ -63,7 +63,10 @@ fn an_objective_by_flag_is_added_to_the_others() {
     let (slo, own) = (workload.slo, load("chat").unwrap().slo);
     assert_eq!(slo.request.tpot, Some(Duration::from_millis(80)));
     assert_eq!(slo.request.ttft_scheduled, own.request.ttft_scheduled, "the workload's own stay");
-    assert_eq!((slo.run.error_rate, slo.run.attainment, slo.run.service_gap_within_bound), (Some(0.5), Some(1.0), true));
+    assert_eq!(
+        (slo.run.error_rate, slo.run.attainment, slo.run.service_gap_within_bound),
+        (Some(0.5), Some(1.0), true)
+    );
     let at_most = [("people:itl.p99", "1s"), ("ttft_scheduled.p95", "2s")];
     assert!(slo.run.at_most.iter().map(|(name, most)| (&**name, &**most)).eq(at_most));
 }
