@@ -92,7 +92,7 @@ pub(super) fn of(rounds: &[BTreeMap<Through, Sample>]) -> Vec<Row> {
             gateway_adds: adds(Through::Gateway, gateway),
             ratio: direct.is_none().then(ratio).flatten(),
         };
-        (nginx.is_some() || gateway.is_some()).then_some(row)
+        (direct.is_some() || nginx.is_some() || gateway.is_some()).then_some(row)
     };
     ROWS.iter().filter_map(row).collect()
 }

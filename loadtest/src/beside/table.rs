@@ -29,6 +29,9 @@ pub fn show(out: &mut impl Write, beside: &Beside) -> io::Result<()> {
     for note in &beside.notes {
         writeln!(out, "- {note}")?;
     }
+    if let Some(why) = &beside.broken_off {
+        writeln!(out, "- it ended before its time: {why}")?;
+    }
     Ok(())
 }
 
@@ -80,6 +83,7 @@ mod tests {
             rounds: 3,
             rows: vec![row],
             notes: vec!["nginx: 1 of 9 requests failed".to_owned()],
+            broken_off: None,
         };
         let mut out = Vec::new();
         show(&mut out, &beside).unwrap();

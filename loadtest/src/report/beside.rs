@@ -25,6 +25,15 @@ pub struct Beside {
     pub rows: Vec<Row>,
     /// What keeps the numbers from being exact, for people.
     pub notes: Vec<String>,
+    /// Why it ended before its time, if it did: the rows have what was measured until then.
+    pub broken_off: Option<String>,
+}
+
+impl Beside {
+    /// The exit code of the program: 2 where it was broken off, else 0, since there is no objective.
+    pub fn exit_code(&self) -> u8 {
+        if self.broken_off.is_some() { 2 } else { 0 }
+    }
 }
 
 /// One measure on all ways.

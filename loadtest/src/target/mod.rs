@@ -97,7 +97,9 @@ pub struct Found {
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// Nobody answers.
-    #[error("{url} cannot be reached: {why}\nhint: is the server running, and is this its address and port?")]
+    #[error(
+        "{url} cannot be reached: {why}\nhint: is the server running, is this its address and port, and is http or https right?"
+    )]
     Unreachable {
         /// The address that was asked.
         url: String,
