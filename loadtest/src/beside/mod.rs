@@ -100,8 +100,7 @@ pub async fn measure(
 ) -> anyhow::Result<Beside> {
     let nginx = Program::nginx(options.nginx.as_deref()).await?;
     let gateway = Program::gateway(&options.gateway).await?;
-    let mut bench =
-        Bench { options, workload, nginx, gateway, run, notes: Vec::new(), invalid: Vec::new(), resolution: 0.0 };
+    let mut bench = Bench { options, workload, nginx, gateway, run, notes: Vec::new(), resolution: 0.0 };
     let started_at = wall_clock();
     let rounds = stop.run_until_cancelled(bench.rounds()).await.context("broken off")??;
     bench.notes.push(format!("a slot that has become free is seen up to {:.1} ms late", bench.resolution));
@@ -116,7 +115,6 @@ pub async fn measure(
         rounds: options.rounds,
         rows: rows::of(&rounds),
         notes: bench.notes,
-        invalid: bench.invalid,
     })
 }
 
@@ -127,7 +125,6 @@ struct Bench<'a, F> {
     gateway: Program,
     run: F,
     notes: Vec<String>,
-    invalid: Vec<String>,
     /// How coarsely llama-server was watched while clients left, in milliseconds.
     resolution: f64,
 }
@@ -179,7 +176,6 @@ impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
         let report = (self.run)(Way { name: path.name(), server: server.clone(), workload }).await?;
         let taken = cpu(&mut proxy)?.zip(before).map(|(after, before)| after - before);
         self.notes.extend(rows::faults(path.name(), &report, taken));
-        self.invalid.extend(report.verdict.invalid.iter().map(|why| format!("{}: {why}", path.name())));
         sample.extend(rows::latencies(&report));
         sample.extend(taken.into_iter().flat_map(|seconds| rows::costs(&report, seconds)));
         let probe = Probe { target: &server, upstreams, model, trials: *cancel_trials };

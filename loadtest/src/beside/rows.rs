@@ -55,7 +55,9 @@ pub(super) fn costs(report: &Report, cpu_seconds: f64) -> Sample {
 
 /// What makes the numbers of a run doubtful, for people.
 pub(super) fn faults(way: &str, report: &Report, cpu_seconds: Option<f64>) -> Vec<String> {
-    let mut notes = Vec::new();
+    // What is counted from the sending and CPU time are right even if the harness sent late: so it is only told.
+    let doubts = report.verdict.invalid.iter().filter_map(|why| why.lines().next());
+    let mut notes: Vec<_> = doubts.map(|why| format!("{way}: {why}")).collect();
     let failed = report.total.failed();
     if failed > 0 {
         notes.push(format!("{way}: {failed} of {} requests failed", report.total.scheduled));

@@ -80,7 +80,7 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
     let results = arguments.output.open(&format!("beside-{}", workload.name))?;
     results.write_json("beside.json", &found)?;
     beside::show(&mut std::io::stdout().lock(), &found)?;
-    Ok(ExitCode::from(found.exit_code()))
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Both programs are built into the same directory, and installed into the same one.

@@ -127,7 +127,7 @@ pub enum Overall {
     NotWorse,
     /// A line is worse, with its whole interval beyond the tolerance.
     Worse,
-    /// All lines have too few data.
+    /// No line has data enough to be judged.
     TooFewData,
 }
 
@@ -185,7 +185,7 @@ fn compare_in(rounds: usize, a: &Report, b: &Report, tolerance: f64) -> Result<C
     judge(&mut lines, tolerance);
     let verdict = if lines.iter().any(|line| line.verdict == LineVerdict::Worse && line.beyond_tolerance) {
         Overall::Worse
-    } else if lines.iter().all(|line| line.verdict == LineVerdict::TooFewData) {
+    } else if lines.iter().all(|line| line.p.is_none()) {
         Overall::TooFewData
     } else {
         Overall::NotWorse

@@ -25,15 +25,6 @@ pub struct Beside {
     pub rows: Vec<Row>,
     /// What keeps the numbers from being exact, for people.
     pub notes: Vec<String>,
-    /// Why runs were no measurement, if one was none: the harness was too slow, a server lied.
-    pub invalid: Vec<String>,
-}
-
-impl Beside {
-    /// The exit code of the program: 2 where a run was no measurement, else 0, since there is no objective.
-    pub fn exit_code(&self) -> u8 {
-        if self.invalid.is_empty() { 0 } else { 2 }
-    }
 }
 
 /// One measure on all ways.

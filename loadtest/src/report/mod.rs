@@ -317,6 +317,9 @@ pub struct AuditLine {
 pub struct Health {
     /// How late requests were turned to, in milliseconds.
     pub dispatch_lag: Distribution,
+    /// How late a task of the harness was that does nothing but wake every 10 ms, in milliseconds: with users who send again
+    /// when the answer has come, requests are never late, and only this tells of a harness without CPU time.
+    pub pulse_lag: Distribution,
     /// CPU seconds of the harness.
     pub cpu_seconds: f64,
     /// Whether the harness was the bottleneck: the numbers then say nothing of the server.

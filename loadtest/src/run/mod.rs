@@ -5,6 +5,7 @@
 //! its slot; the verdict.
 
 mod once;
+mod pulse;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -166,7 +167,7 @@ impl Bench {
 
     fn report(&self, workload: &Workload, parts: Parts) -> Report {
         let Parts { started_at, alone, once, audit, cancel, cpu_seconds } = parts;
-        let Once { measured, most_in_flight, broken_off, .. } = once;
+        let Once { measured, most_in_flight, pulse_lag, broken_off, .. } = once;
         let mut fairness = measured.fairness;
         if let (Some(fairness), Some(name), Some(alone)) = (&mut fairness, &workload.fairness.victim, alone) {
             let beside = measured.tenants.get(name).and_then(|tenant| tenant.measures.get("ttft_scheduled"));
@@ -189,7 +190,9 @@ impl Bench {
             audit,
             cancel,
             harness_health: Health {
-                was_bottleneck: verdict::is_too_late(&measured.dispatch_lag, workload),
+                was_bottleneck: verdict::is_too_late(&measured.dispatch_lag, workload)
+                    || verdict::is_too_late(&pulse_lag, workload),
+                pulse_lag,
                 dispatch_lag: measured.dispatch_lag,
                 cpu_seconds,
                 most_in_flight,

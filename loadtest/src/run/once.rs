@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Bench;
+use super::pulse::pulse;
 use super::watch::{Moment, Watch};
 use super::watchdog::Watchdog;
 use crate::books::ClientBook;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::drive::{self, Drive, Live};
 use crate::measure::{Measured, Measures};
 use crate::record::Record;
+use crate::report::Distribution;
 use crate::workload::Workload;
 
 /// Records that may wait to be folded in.
@@ -31,6 +33,8 @@ pub(super) struct Once {
     pub(super) measured: Measured,
     pub(super) clients: ClientBook,
     pub(super) most_in_flight: u64,
+    /// How late the harness was, even for what needs nothing.
+    pub(super) pulse_lag: Distribution,
     /// Why it ended before its time, if it did.
     pub(super) broken_off: Option<String>,
 }
@@ -139,15 +143,23 @@ impl Bench {
             live: live.clone(),
             stop: stop.clone(),
         }));
+        let ended = CancellationToken::new();
+        let mut beating = JoinSet::new();
+        beating.spawn(pulse(clock, ended.clone()));
         let mut collector = Collector::new(self, workload, watch);
         collector.collect(records, Running { clock, duration: workload.duration, live: &live, stop: &stop }).await;
         let summary = driving.join_next().await.context("the driver is gone")???;
+        ended.cancel();
+        let lateness = beating.join_next().await.context("nobody takes the pulse")??;
         let stopped = summary.stopped.then(|| "it was stopped".to_owned());
+        let lost = (summary.lost > 0)
+            .then(|| format!("{} requests have no record: this is a fault of the harness", summary.lost));
         Ok(Once {
             measured: collector.measures.finish(summary.scheduled_until),
             clients: collector.clients,
             most_in_flight: live.most_in_flight.load(Relaxed),
-            broken_off: collector.broken_off.or(stopped),
+            pulse_lag: lateness.distribution(),
+            broken_off: collector.broken_off.or(stopped).or(lost),
         })
     }
 }

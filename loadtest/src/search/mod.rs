@@ -25,13 +25,15 @@ const MOST_LOADS: usize = 100;
 /// machine in the meantime does not pass for an effect of the load.
 ///
 /// # Errors
-/// The first run could not be made.
+/// A load is no number above 0, or the first run could not be made.
 pub async fn sweep(
     workload: &Workload,
     loads: &[f64],
     repeats: u32,
     run: impl AsyncFnMut(f64) -> anyhow::Result<Report>,
 ) -> anyhow::Result<Sweep> {
+    let sound = loads.iter().all(|load| *load > 0.0 && load.is_finite());
+    anyhow::ensure!(sound, "not all loads are numbers above 0\nhint: 0.5,1,2,4, say");
     let mut runs = Runs::new(workload, run);
     for _ in 0..repeats {
         for load in loads {

@@ -175,6 +175,7 @@ pub(super) fn report() -> Report {
         cancel: Some(distribution((0..20).map(|n| 62.0 + f64::from(n * n) * 0.4).collect())),
         harness_health: Health {
             dispatch_lag: distribution((0..900).map(|n| 0.02 + f64::from(n % 90) * 0.004).collect()),
+            pulse_lag: distribution((0..900).map(|n| 0.1 + f64::from(n % 90) * 0.01).collect()),
             cpu_seconds: 4.21,
             was_bottleneck: false,
             most_in_flight: 19,

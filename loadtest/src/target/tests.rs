@@ -169,3 +169,12 @@ async fn what_a_server_says_is_quoted_on_one_short_line() {
     let text = error.to_string();
     assert!(text.contains("/v1/models answers 500 Internal Server Error: line linex") && text.len() < 500, "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_never_answers_is_given_up() {
+    let stub = Stub::start(|mut conn| async move { conn.hung_up().await }).await;
+    let (server, askers) = (server(&stub), [asker("a", "any")]);
+    let examined = tokio::time::timeout(Duration::from_secs(600), examine(&server, &[], &askers, PATIENCE)).await;
+    let error = examined.expect("it ends by itself").unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
+}

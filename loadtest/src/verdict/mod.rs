@@ -68,15 +68,16 @@ impl Doubts {
     }
 }
 
-/// Whether the harness turned to requests later than the workload allows: then it was the bottleneck.
-pub fn is_too_late(dispatch_lag: &Distribution, workload: &Workload) -> bool {
-    dispatch_lag.p99 > in_milliseconds(workload.max_dispatch_lag)
+/// Whether the harness was later than the workload allows, in turning to requests or at all: then it was the bottleneck.
+pub fn is_too_late(lag: &Distribution, workload: &Workload) -> bool {
+    lag.p99 > in_milliseconds(workload.max_dispatch_lag)
 }
 
 /// The harness was the bottleneck if it turned to requests later than the workload allows (docs of `max_dispatch_lag`).
 fn too_slow(report: &Report) -> Option<String> {
     let (health, workload) = (&report.harness_health, &report.workload);
-    if !health.was_bottleneck && !is_too_late(&health.dispatch_lag, workload) {
+    let late = is_too_late(&health.dispatch_lag, workload) || is_too_late(&health.pulse_lag, workload);
+    if !health.was_bottleneck && !late {
         return None;
     }
     let hint = if health.most_in_flight >= workload.max_in_flight as u64 {
@@ -85,10 +86,12 @@ fn too_slow(report: &Report) -> Option<String> {
         "hint: give the harness more CPU, lower the load, or raise max_dispatch_lag if so late is early enough"
     };
     Some(format!(
-        "the harness itself was too slow: it turned to requests {} late at the 99th percentile and {} at most, where \
-         max_dispatch_lag allows {}; {} requests were under way at most, of {} allowed\n{hint}",
+        "the harness itself was too slow: it turned to requests {} late at the 99th percentile and {} at most, and a task \
+         that only wakes was {} late, where max_dispatch_lag allows {}; {} requests were under way at most, of {} \
+         allowed\n{hint}",
         time(health.dispatch_lag.p99),
         time(health.dispatch_lag.max),
+        time(health.pulse_lag.p99),
         time(in_milliseconds(workload.max_dispatch_lag)),
         health.most_in_flight,
         workload.max_in_flight,
@@ -176,8 +179,10 @@ fn of_fairness(wanted: &Objectives, fairness: Option<&Fairness>) -> Vec<Objectiv
         });
     }
     if wanted.service_gap_within_bound {
-        let gaps = fairness.map_or(&[][..], |fairness| &fairness.gaps);
-        let worst = gaps.iter().max_by(|one, other| (one.gap / one.bound).total_cmp(&(other.gap / other.bound)));
+        // Who never waited beside the other shows nothing.
+        let gaps = fairness.iter().flat_map(|fairness| &fairness.gaps).filter(|gap| gap.seconds_both_waited > 0.0);
+        // By the difference: a pair that was not served at all has a bound of 0.
+        let worst = gaps.max_by(|one, other| (one.gap - one.bound).total_cmp(&(other.gap - other.bound)));
         objectives.push(Objective {
             name: "service_gap_within_bound".to_owned(),
             wanted: "no gap of service above the scheduler's bound".to_owned(),
@@ -217,6 +222,9 @@ fn of_books(wanted: &Objectives, audit: Option<&Audit>) -> Option<Objective> {
     let measured = match (wanted.audit, audit) {
         (Some(false), _) | (None, None) => return None,
         (Some(true), None) => "the books were not read".to_owned(),
+        // Nothing is known against books that could not be read, and nothing for them.
+        (None, Some(audit)) if audit.lines.is_empty() => return None,
+        (_, Some(audit)) if audit.lines.is_empty() => format!("nothing could be compared: {}", audit.notes.join("; ")),
         (_, Some(audit)) if audit.agrees => format!("{} comparisons agree", audit.lines.len()),
         (_, Some(audit)) => {
             let apart = audit.lines.iter().filter(|line| !line.agrees);

@@ -102,7 +102,11 @@ fn audit(audit: &Audit) -> Markup {
             ]
         })
         .collect();
-    let caption = if audit.agrees { "The books agree." } else { "The books do not agree." };
+    let caption = match audit.agrees {
+        _ if audit.lines.is_empty() => "Nothing could be compared.",
+        true => "The books agree.",
+        false => "The books do not agree.",
+    };
     let head = ["of", "what", "outcome", "clients saw", "gateway's ledger", "llama-server", "may differ by"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }
@@ -112,7 +116,7 @@ fn audit(audit: &Audit) -> Markup {
 }
 
 fn harness(health: &Health, cancel: Option<&Distribution>) -> Markup {
-    let lag = &health.dispatch_lag;
+    let (lag, pulse) = (&health.dispatch_lag, &health.pulse_lag);
     html! {
         @if health.was_bottleneck {
             p { (sign(false, "The harness could not keep up: the numbers on this page say nothing of the server.")) }
@@ -123,6 +127,7 @@ fn harness(health: &Health, cancel: Option<&Distribution>) -> Markup {
                     &format!("max {} in {}", milliseconds(cancel.max), counted(cancel.count, "trial"))))
             }
             (tile("Dispatch lag p99", &milliseconds(lag.p99), &format!("max {}", milliseconds(lag.max))))
+            (tile("Pulse lag p99", &milliseconds(pulse.p99), &format!("max {}", milliseconds(pulse.max))))
             (tile("CPU of the harness", &seconds(health.cpu_seconds), "in all"))
             (tile("At once", &count(health.most_in_flight), "requests at most"))
         }

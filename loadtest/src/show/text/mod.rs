@@ -210,7 +210,11 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
 }
 
 fn audit(audit: &Audit) -> Vec<String> {
-    let agrees = if audit.agrees { "the books agree" } else { "THE BOOKS DO NOT AGREE" };
+    let agrees = match audit.agrees {
+        _ if audit.lines.is_empty() => "nothing could be compared",
+        true => "the books agree",
+        false => "THE BOOKS DO NOT AGREE",
+    };
     let mut lines = part(&format!("Audit: {agrees}"));
     let mut columns = Columns::new(2, &["of", "what", "clients", "ledger", "llama-server", "may differ by", ""]);
     let book = |value: Option<u64>| value.map_or_else(none, count);
@@ -240,9 +244,11 @@ fn cancel(cancel: &Distribution) -> Vec<String> {
 
 fn health(health: &Health) -> Vec<String> {
     let mut lines = part("The harness itself");
-    let lag = &health.dispatch_lag;
-    let text = format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max));
-    lines.extend(field("dispatch lag", &text));
+    let late = |lag: &Distribution| {
+        format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max))
+    };
+    lines.extend(field("dispatch lag", &late(&health.dispatch_lag)));
+    lines.extend(field("pulse lag", &late(&health.pulse_lag)));
     lines.extend(field("CPU", &seconds(health.cpu_seconds)));
     lines.extend(field("at once", &format!("at most {}", counted(health.most_in_flight, "request"))));
     if health.was_bottleneck {
