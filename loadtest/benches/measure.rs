@@ -58,20 +58,8 @@ fn record(gaps: u32) -> Record {
     let gap = |number: u32| Duration::from_micros(u64::from(10_000 + number.wrapping_mul(2_654_435_761) % 30_000));
     let tokens = u64::from(gaps) + 1;
     Record {
-        tenant: 0,
-        session: 0,
-        turn: 0,
         streamed: true,
-        scheduled: Duration::ZERO,
-        dispatched: Duration::ZERO,
-        sent: Duration::ZERO,
         tries: 1,
-        retried: Vec::new(),
-        head: None,
-        first_token: None,
-        first_output_token: None,
-        last_token: None,
-        ended: Duration::ZERO,
         gaps: (0..gaps).map(gap).collect(),
         chunks: tokens,
         queue_wait: Some(Duration::from_millis(20)),
@@ -82,7 +70,6 @@ fn record(gaps: u32) -> Record {
         usage: Some(Usage { prompt: 500, cached: 100, completion: tokens }),
         tokens_seen: tokens,
         ending: Ending::Complete,
-        request_id: None,
-        lie: None,
+        ..Record::not_sent(Duration::ZERO)
     }
 }

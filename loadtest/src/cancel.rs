@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use http::StatusCode;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::Message;
+use crate::client::events::Events;
+use crate::client::{ClientError, Message};
 use crate::clock::wall_clock;
 use crate::measure::histogram::Histogram;
 use crate::report::Distribution;
@@ -87,7 +88,7 @@ impl Probe<'_> {
             resolution = resolution.max(until_idle(self.upstreams, PATIENCE).await?);
             times.record(left.elapsed());
         }
-        Ok(Freed { times: times.distribution(), resolution: resolution.as_secs_f64() * 1000.0, missed })
+        Ok(Freed { times: times.distribution(), resolution: resolution.as_secs_f64() * 1e3, missed })
     }
 
     /// Reads some events and leaves. The moment of that; `None` if the reply was over before.
@@ -95,16 +96,11 @@ impl Probe<'_> {
         let message = self.message(&format!("Trial {number}: count from one to ten thousand."))?;
         let mut reply = timeout(PATIENCE, self.target.client.send(&message)).await.context("no reply in time")??;
         ensure!(reply.status == StatusCode::OK, "a request of the cancel probe was answered {}", reply.status);
-        let (mut events, mut line_ended) = (0, false);
-        while events < EVENTS {
+        let (mut events, mut seen) = (Events::default(), 0);
+        while seen < EVENTS {
             let chunk = timeout(PATIENCE, reply.chunk()).await.context("no token in time")??;
             let Some(bytes) = chunk else { return Ok(None) };
-            // Lines with data end in two line feeds, which may come apart.
-            for byte in bytes {
-                let is_end = byte == b'\n';
-                events += usize::from(is_end && line_ended);
-                line_ended = is_end;
-            }
+            events.push(&bytes, |_| seen += 1)?;
         }
         let left = Instant::now();
         drop(reply);
@@ -119,11 +115,10 @@ impl Probe<'_> {
         let answered = async {
             let mut reply = self.target.client.send(&message).await?;
             ensure!(reply.status == StatusCode::OK, "a request of the cancel probe was answered {}", reply.status);
-            // The head may come early, and so may comments of the gateway.
-            while let Some(bytes) = reply.chunk().await? {
-                if memchr::memmem::find(&bytes, b"data:").is_some() {
-                    break;
-                }
+            // The head may come early, and so may comments of the gateway, which are no events.
+            let (mut events, mut seen) = (Events::default(), 0);
+            while let (0, Some(bytes)) = (seen, reply.chunk().await?) {
+                events.push(&bytes, |_| seen += 1)?;
             }
             Ok(())
         };
@@ -135,18 +130,8 @@ impl Probe<'_> {
         Ok(left)
     }
 
-    fn message(&self, prompt: &str) -> anyhow::Result<Message> {
-        let body = json!({
-            "model": self.model,
-            "messages": [{ "role": "user", "content": prompt }],
-            "max_tokens": OUTPUT_TOKENS,
-            "ignore_eos": true,
-            "stream": true,
-        });
-        let key = self.target.key.as_deref();
-        let mut message = self.target.client.message(Method::POST, "/v1/chat/completions", key)?;
-        message.body = body.to_string().into();
-        Ok(message)
+    fn message(&self, prompt: &str) -> Result<Message, ClientError> {
+        self.target.long_stream(self.model, prompt, OUTPUT_TOKENS)
     }
 }
 
@@ -185,8 +170,8 @@ async fn any_busy(upstreams: &[Server]) -> anyhow::Result<bool> {
 
 /// Whether a llama-server works on anything.
 async fn is_busy(upstream: &Server) -> anyhow::Result<bool> {
-    let Server { url, client, key } = upstream;
-    let slots = client.get("/slots", key.as_deref()).await.with_context(|| format!("{url}/slots"))?;
+    let url = &upstream.url;
+    let slots = upstream.get("/slots").await.with_context(|| format!("{url}/slots"))?;
     if slots.status == StatusCode::OK {
         let slots: Vec<Value> = serde_json::from_slice(&slots.body).with_context(|| format!("{url}/slots"))?;
         return Ok(slots.iter().any(|slot| slot["is_processing"].as_bool().unwrap_or(false)));

@@ -9,13 +9,18 @@ mod target;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::sim;
+
+/// A signal so soon after another is the same one: `timeout` sends its own to the program and to its process group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// A load test for LLM servers with tenants, and a simulated llama-server.
 ///
@@ -75,21 +80,23 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
 
-/// Is cancelled by Ctrl-C or SIGTERM: the run ends, and what was measured is kept. A second one ends the program.
+/// Is cancelled by Ctrl-C or SIGTERM: the run ends, and what was measured is kept. A later one ends the program.
 fn interrupted(tasks: &mut JoinSet<()>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let token = CancellationToken::new();
     let stop = token.clone();
     tasks.spawn(async move {
-        for _ in 0..2 {
+        let mut first: Option<Instant> = None;
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if stop.is_cancelled() {
+            if first.is_some_and(|first| first.elapsed() > SAME_SIGNAL) {
                 std::process::exit(130);
             }
+            first.get_or_insert_with(Instant::now);
             stop.cancel();
         }
     });

@@ -1,23 +1,23 @@
 //! `loadtest`: a load test for LLM servers with tenants, and a simulated llama-server. The modules, in the order of a run;
-//! each calls only those below it:
+//! each calls only those below it, but for `workload`, which asks `verdict` whether an objective names a measure:
 //!
 //! - `cli`: arguments in, exit code out
-//! - `run`: one measured run, from workload and target to report
 //! - `beside`: the same workload directly, through nginx and through the gateway
-//! - `workload`: the file that says what is sent, read and checked
-//! - `target`: the server before a run: reachable, keys, slots, words of one token
+//! - `search`: runs at several loads, and the highest that meets the objectives
+//! - `run`: one measured run, from workload and target to report
 //! - `books`: tokens as clients, ledger and llama-server counted them
 //! - `cancel`: how soon a client's leaving frees its slot
+//! - `target`: the server before a run: reachable, keys, slots, words of one token
 //! - `drive`: sends what is planned, and makes a record of each request
 //! - `client`: HTTP to the server, and what its replies mean
 //! - `plan`: the workload as sessions and moments
-//! - `record`: what is kept of one request
-//! - `search`: runs at several loads, and the highest that meets the objectives
 //! - `compare`: two reports of the same workload, and whether they differ by more than chance
+//! - `show`: the report for people
 //! - `verdict`: whether it met its objectives; JUnit XML
 //! - `measure`: records folded into what the report says
 //! - `report`: what is said of a run
-//! - `show`: the report for people
+//! - `workload`: the file that says what is sent, read and checked
+//! - `record`: what is kept of one request
 //! - `process`: CPU time and memory of processes
 //! - `clock`: moments of a run
 //!

@@ -64,6 +64,41 @@ pub struct Record {
     pub lie: Option<String>,
 }
 
+impl Record {
+    /// The record of a request to which the harness turns at a moment and of which nothing is known yet. If nothing ever
+    /// is, it was abandoned.
+    pub fn not_sent(now: Duration) -> Self {
+        Self {
+            tenant: 0,
+            session: 0,
+            turn: 0,
+            streamed: false,
+            scheduled: now,
+            dispatched: now,
+            sent: now,
+            tries: 0,
+            retried: Vec::new(),
+            head: None,
+            first_token: None,
+            first_output_token: None,
+            last_token: None,
+            ended: now,
+            gaps: Vec::new(),
+            chunks: 0,
+            queue_wait: None,
+            prefill: None,
+            decode: None,
+            planned_prompt_tokens: 0,
+            planned_output_tokens: 0,
+            usage: None,
+            tokens_seen: 0,
+            ending: Ending::Abandoned,
+            request_id: None,
+            lie: None,
+        }
+    }
+}
+
 /// A refused try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -126,35 +161,9 @@ impl Ending {
     }
 }
 
-/// A record of a request that was due at 0 and sent at once, and of which nothing else is known. For tests.
+/// A record of a streamed request that was due at 0, was sent at once and is complete, and of which nothing else is
+/// known. For tests.
 #[cfg(test)]
 pub(crate) fn sample() -> Record {
-    Record {
-        tenant: 0,
-        session: 0,
-        turn: 0,
-        streamed: true,
-        scheduled: Duration::ZERO,
-        dispatched: Duration::ZERO,
-        sent: Duration::ZERO,
-        tries: 1,
-        retried: Vec::new(),
-        head: None,
-        first_token: None,
-        first_output_token: None,
-        last_token: None,
-        ended: Duration::ZERO,
-        gaps: Vec::new(),
-        chunks: 0,
-        queue_wait: None,
-        prefill: None,
-        decode: None,
-        planned_prompt_tokens: 0,
-        planned_output_tokens: 0,
-        usage: None,
-        tokens_seen: 0,
-        ending: Ending::Complete,
-        request_id: None,
-        lie: None,
-    }
+    Record { streamed: true, tries: 1, ending: Ending::Complete, ..Record::not_sent(Duration::ZERO) }
 }

@@ -43,6 +43,25 @@ fn nobody_at_the_address_is_told_and_leaves_no_results() {
 }
 
 #[test]
+fn results_that_are_there_are_left_alone_and_what_cannot_be_written_is_told_before_it_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.json");
+    std::fs::write(&file, "hours of work").unwrap();
+    let gateway = env!("CARGO_BIN_EXE_loadtest");
+    let beside = |out: &std::path::Path| {
+        let said = ["beside", "--users", "1", "--gateway", gateway, "--out", out.to_str().unwrap()];
+        exited(&said, 2)
+    };
+    let said = beside(directory.path());
+    assert!(said.contains("is not empty") && said.contains("hint:"), "{said}");
+    assert!(beside(&file).contains("cannot make the directory of the results"));
+    let new = directory.path().join("new");
+    let said = beside(&new);
+    assert!(!said.contains("directory of the results") && !new.exists(), "nothing came of it, nothing is left: {said}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "hours of work");
+}
+
+#[test]
 fn a_bad_workload_is_told_with_the_nearest_known_key() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bad.toml");

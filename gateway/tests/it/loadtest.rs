@@ -24,11 +24,14 @@ policy = "four"
 policy = "two"
 "#;
 
+/// The tests share two cores with all others: the harness may be late here.
+const LATE: [&str; 2] = ["--max-dispatch-lag", "5s"];
+
 /// Runs `loadtest run` with further arguments; its results are in the directory.
 fn run(target: &str, results: &TempDir, args: &[&str], keys: &[(&str, &str)]) -> Output {
     let out = results.path().join("out");
     let common = ["run", "--target", target, "--out", out.to_str().unwrap(), "--quiet"];
-    loadtest::run(&[&common, args].concat(), keys)
+    loadtest::run(&[&common, &LATE[..], args].concat(), keys)
 }
 
 fn report(results: &TempDir) -> Value {
@@ -186,9 +189,9 @@ fn the_limit_of_a_simulated_server_is_found_where_it_is() {
     let results = tempfile::tempdir().unwrap();
     let workload = results.path().join("limit.toml");
     let toml = r#"
-        duration = "4s"
+        duration = "5s"
         [tenants.only]
-        arrival = { kind = "constant", rate = 1.0 }
+        arrival = { kind = "constant", rate = 8.0 }
         prompt_tokens = 10
         output_tokens = 20
         [slo.request]
@@ -199,13 +202,13 @@ fn the_limit_of_a_simulated_server_is_found_where_it_is() {
     std::fs::write(&workload, toml).unwrap();
     let out = results.path().join("out");
     let (out, target) = (out.to_str().unwrap(), simulator.url());
-    let args = ["find-limit", workload.to_str().unwrap(), "--no-key", "--target", &target, "--from", "4", "--to", "32"];
+    let args = ["find-limit", workload.to_str().unwrap(), "--no-key", "--target", &target, "--from", "1", "--to", "4"];
     let more = ["--out", out, "--quiet", "--resolution", "0.3", "--runs", "2"];
-    let printed = exited(&loadtest::run(&[&args[..], &more].concat(), &[]), 0);
+    let printed = exited(&loadtest::run(&[&args[..], &more, &LATE].concat(), &[]), 0);
     let sweep = json(&results.path().join("out/sweep.json"));
     let limit = sweep["limit"]["load"].as_f64().unwrap();
-    // 300 ms are those of a queue that grows for 4 s by 3 requests or so: a little above what can be carried for long.
-    assert!((8.0..14.0).contains(&limit), "{limit}: {printed}");
+    // Up to 9.9 a second nobody waits, so 8 are met. At 16 the queue grows by 6 a second, and nearly all miss 300 ms.
+    assert!((1.0..1.75).contains(&limit), "{limit}: {printed}");
     assert!(results.path().join("out/run-01.json").is_file() && results.path().join("out/sweep.html").is_file());
 }
 
@@ -233,7 +236,7 @@ fn what_nginx_and_the_gateway_add_is_measured_in_one_command() {
     let args = ["beside", "--users", "4", "--duration", "2s", "--output-tokens", "50", "--model", "test-model"];
     let more = ["--rounds", "1", "--streams", "8", "--cancel-trials", "2", "--quiet", "--gateway"];
     let places = [env!("CARGO_BIN_EXE_llama-gateway"), "--upstream", &upstream, "--out", out.to_str().unwrap()];
-    let printed = exited(&loadtest::run(&[&args[..], &more, &places].concat(), &[]), 0);
+    let printed = exited(&loadtest::run(&[&args[..], &more, &places, &LATE].concat(), &[]), 0);
     println!("{printed}");
     let rows = json(&out.join("beside.json"))["rows"].clone();
     let row = |name: &str| rows.as_array().unwrap().iter().find(|row| row["name"] == name).cloned().unwrap_or_default();

@@ -83,27 +83,18 @@ fn measure(quick: bool) -> anyhow::Result<ExitCode> {
     let requests = whole.requests as f64 / whole.seconds;
     let micros = whole.cpu_seconds * 1e6 / whole.requests as f64;
     writeln!(out, "in one piece {requests:>10.0} requests/s {micros:>7.2} µs of CPU a request")?;
-    if let Some(wrk) = wrk::measure(&server.address, false, duration)? {
-        let (rate, ratio) = (wrk.per_second, requests / wrk.per_second);
-        writeln!(
-            out,
-            "  wrk        {rate:>10.0} requests/s {:>7.2}; the harness sends {ratio:.2} of that",
-            wrk.micros
-        )?;
-    }
+    let wrk = wrk::measure(&server.address, false, duration)?;
+    let (rate, micros, ratio) = (wrk.per_second, wrk.micros, requests / wrk.per_second);
+    writeln!(out, "  wrk        {rate:>10.0} requests/s {micros:>7.2}; the harness sends {ratio:.2} of that")?;
 
     let streamed = run(&server, workload(closed(), true, duration))?;
     let events = streamed.events as f64 / streamed.seconds;
     let micros = streamed.cpu_seconds * 1e6 / streamed.events as f64;
     writeln!(out, "streamed     {events:>10.0} events/s   {micros:>7.2} µs of CPU an event")?;
-    if let Some(wrk) = wrk::measure(&server.address, true, duration)? {
-        let (rate, micros) = (wrk.per_second * EVENTS as f64, wrk.micros / EVENTS as f64);
-        writeln!(
-            out,
-            "  wrk        {rate:>10.0} events/s   {micros:>7.2}; the harness reads {:.2} of that",
-            events / rate
-        )?;
-    }
+    let wrk = wrk::measure(&server.address, true, duration)?;
+    let (rate, micros) = (wrk.per_second * EVENTS as f64, wrk.micros / EVENTS as f64);
+    let ratio = events / rate;
+    writeln!(out, "  wrk        {rate:>10.0} events/s   {micros:>7.2}; the harness reads {ratio:.2} of that")?;
 
     let flood = Arrival::Constant { rate: TOO_MANY_PER_SECOND };
     let flood = run(&server, workload(flood, false, duration / 5))?;

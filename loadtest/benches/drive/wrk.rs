@@ -14,8 +14,8 @@ pub(crate) struct Wrk {
     pub(crate) micros: f64,
 }
 
-/// `None` if it is not installed.
-pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyhow::Result<Option<Wrk>> {
+/// Sends them for `duration`, a second at least. Without wrk there is no measure to go by, and no benchmark.
+pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyhow::Result<Wrk> {
     let mut script = tempfile::NamedTempFile::new()?;
     let body = serde_json::json!({
         "messages": [{"role": "user", "content": "word ".repeat(PROMPT_WORDS.into())}],
@@ -35,15 +35,12 @@ pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyh
         .args(["-t2", &format!("-c{USERS}"), &format!("-d{seconds}"), "-s"])
         .arg(script.path())
         .arg(format!("http://{address}/v1/chat/completions"))
-        .output();
-    let Ok(output) = output else {
-        writeln!(std::io::stdout(), "  wrk is not installed (apt-get install wrk)")?;
-        return Ok(None);
-    };
+        .output()
+        .context("wrk cannot be run\nhint: apt-get install wrk")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success() && !text.contains("Non-2xx"), "wrk: {text}");
     let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
     let per_second: f64 = field("Requests/sec:").context("wrk names no rate")?.parse()?;
     let requests = per_second * seconds as f64;
-    Ok(Some(Wrk { per_second, micros: (cpu::of_ended_children()? - before) * 1e6 / requests }))
+    Ok(Wrk { per_second, micros: (cpu::of_ended_children()? - before) * 1e6 / requests })
 }

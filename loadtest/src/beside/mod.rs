@@ -88,10 +88,11 @@ fn order(round: u32) -> [Through; 3] {
     paths
 }
 
-/// Measures all ways with `run`, which runs a workload. Proxies are ended when this is over, dropped, or stopped.
+/// Measures all ways with `run`, which runs a workload. Proxies are ended when this is over, dropped, or stopped. If a
+/// program or a run fails, or `stop` was called, what was measured before is given, and called no measurement.
 ///
 /// # Errors
-/// A program is missing or fails, a run fails, or `stop` was called.
+/// A program is missing; or something failed before anything was measured.
 pub async fn measure(
     options: &Options,
     workload: &Workload,
@@ -101,9 +102,14 @@ pub async fn measure(
     let nginx = Program::nginx(options.nginx.as_deref()).await?;
     let gateway = Program::gateway(&options.gateway).await?;
     let mut bench =
-        Bench { options, workload, nginx, gateway, run, notes: Vec::new(), invalid: Vec::new(), resolution: 0.0 };
+        Bench { options, workload, nginx, gateway, run, rounds: Vec::new(), notes: Vec::new(), resolution: 0.0 };
     let started_at = wall_clock();
-    let rounds = stop.run_until_cancelled(bench.rounds()).await.context("broken off")??;
+    let measured = stop.run_until_cancelled(bench.measure_rounds()).await;
+    let broken_off = match measured.unwrap_or_else(|| Err(anyhow!("broken off"))) {
+        Ok(()) => None,
+        Err(error) if bench.rounds.iter().all(BTreeMap::is_empty) => return Err(error),
+        Err(error) => Some(format!("{error:#}")),
+    };
     bench.notes.push(format!("a slot that has become free is seen up to {:.1} ms late", bench.resolution));
     Ok(Beside {
         format: report::FORMAT,
@@ -114,9 +120,9 @@ pub async fn measure(
         nginx: bench.nginx.version,
         gateway: bench.gateway.version,
         rounds: options.rounds,
-        rows: rows::of(&rounds),
+        rows: rows::of(&bench.rounds),
         notes: bench.notes,
-        invalid: bench.invalid,
+        broken_off,
     })
 }
 
@@ -126,25 +132,25 @@ struct Bench<'a, F> {
     nginx: Program,
     gateway: Program,
     run: F,
+    /// What was measured so far.
+    rounds: Vec<BTreeMap<Through, Sample>>,
     notes: Vec<String>,
-    invalid: Vec<String>,
     /// How coarsely llama-server was watched while clients left, in milliseconds.
     resolution: f64,
 }
 
 impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
-    async fn rounds(&mut self) -> anyhow::Result<Vec<BTreeMap<Through, Sample>>> {
-        let mut rounds = Vec::new();
+    async fn measure_rounds(&mut self) -> anyhow::Result<()> {
         for round in 0..self.options.rounds.max(1) {
-            let mut samples = BTreeMap::new();
+            self.rounds.push(BTreeMap::new());
             for (turn, path) in (0..).zip(order(round)) {
                 let what = || format!("round {}, {}", round + 1, path.name());
                 let seed = self.workload.seed.wrapping_add(u64::from(round * 3 + turn));
-                samples.insert(path, self.one(path, seed).await.with_context(what)?);
+                let sample = self.one(path, seed).await.with_context(what)?;
+                self.rounds[round as usize].insert(path, sample);
             }
-            rounds.push(samples);
         }
-        Ok(rounds)
+        Ok(())
     }
 
     async fn one(&mut self, path: Through, seed: u64) -> anyhow::Result<Sample> {
@@ -179,7 +185,6 @@ impl<F: AsyncFnMut(Way) -> anyhow::Result<Report>> Bench<'_, F> {
         let report = (self.run)(Way { name: path.name(), server: server.clone(), workload }).await?;
         let taken = cpu(&mut proxy)?.zip(before).map(|(after, before)| after - before);
         self.notes.extend(rows::faults(path.name(), &report, taken));
-        self.invalid.extend(report.verdict.invalid.iter().map(|why| format!("{}: {why}", path.name())));
         sample.extend(rows::latencies(&report));
         sample.extend(taken.into_iter().flat_map(|seconds| rows::costs(&report, seconds)));
         let probe = Probe { target: &server, upstreams, model, trials: *cancel_trials };

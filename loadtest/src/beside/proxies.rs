@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -82,15 +82,19 @@ fn installed(name: &str) -> Option<PathBuf> {
 
 /// The first word with a dot and a digit in what the program says of itself.
 async fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
-    let mut command = Command::new(program);
-    command.arg(flag).stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(PATIENCE, command.output()).await.with_context(|| format!("{} hangs", program.display()))?;
-    let output = output.with_context(|| format!("{} cannot be run", program.display()))?;
+    let output = output(program, Command::new(program).arg(flag)).await?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
     let version = numbers.map(|number| number.trim_matches('.')).find(|number| number.contains('.'));
     Ok(version.unwrap_or("unknown").to_owned())
+}
+
+/// Runs a program to its end.
+async fn output(program: &Path, command: &mut Command) -> anyhow::Result<Output> {
+    let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(PATIENCE, running).await.with_context(|| format!("{} hangs", program.display()))?;
+    output.with_context(|| format!("{} cannot be run", program.display()))
 }
 
 /// A proxy that serves.
@@ -158,7 +162,7 @@ impl Proxy {
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let asked = self.server.client.get("/v1/models", self.server.key.as_deref()).await;
+            let asked = self.server.get("/v1/models").await;
             if asked.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());
             }
@@ -228,8 +232,7 @@ async fn gateway(
 async fn create_key(program: &Program, data: &Path) -> anyhow::Result<String> {
     let mut command = Command::new(&program.path);
     command.args(["keys", "create", "--tenant", "beside", "--data-dir"]).arg(data);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(PATIENCE, command.output()).await.context("the gateway makes no key in time")??;
+    let output = output(&program.path, &mut command).await?;
     ensure!(output.status.success(), "the gateway makes no key: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8(output.stdout).context("the gateway's key is no text")?.trim().to_owned())
 }

@@ -26,22 +26,22 @@ const ROWS: [(&str, &str); 11] = [
 
 /// The latencies of a run, by row.
 pub(super) fn latencies(report: &Report) -> Sample {
-    let measure = |name: &str| report.total.measures.get(name).filter(|measure| measure.count > 0);
+    let total = &report.total;
     let mut sample = Sample::new();
-    if let Some(ttft) = measure("ttft") {
+    if let Some(ttft) = total.measure("ttft") {
         sample.extend([("ttft_p50", ttft.p50), ("ttft_p95", ttft.p95)]);
     }
-    if let Some(itl) = measure("itl") {
+    if let Some(itl) = total.measure("itl") {
         sample.extend([("itl_p50", itl.p50), ("itl_p99", itl.p99)]);
     }
-    sample.extend(measure("e2e").map(|e2e| ("e2e_p50", e2e.p50)));
+    sample.extend(total.measure("e2e").map(|e2e| ("e2e_p50", e2e.p50)));
     sample
 }
 
 /// What a proxy's CPU time comes to, by row: all of it divided by the requests, and all of it divided by the chunks.
 pub(super) fn costs(report: &Report, cpu_seconds: f64) -> Sample {
     // Between n chunks there are n - 1 gaps, and each reply has a first one.
-    let count = |name: &str| report.total.measures.get(name).map_or(0, |measure| measure.count);
+    let count = |name: &str| report.total.measure(name).map_or(0, |measure| measure.count);
     let (requests, chunks) = (report.total.scheduled, count("ttft") + count("itl"));
     let mut sample = Sample::new();
     if requests > 0 {
@@ -55,9 +55,10 @@ pub(super) fn costs(report: &Report, cpu_seconds: f64) -> Sample {
 
 /// What makes the numbers of a run doubtful, for people.
 pub(super) fn faults(way: &str, report: &Report, cpu_seconds: Option<f64>) -> Vec<String> {
-    let mut notes = Vec::new();
-    let of = |ending| report.total.endings.get(ending).copied().unwrap_or(0);
-    let failed = report.total.scheduled.saturating_sub(of("complete") + of("left"));
+    // What is counted from the sending and CPU time are right even if the harness sent late: so it is only told.
+    let doubts = report.verdict.invalid.iter().filter_map(|why| why.lines().next());
+    let mut notes: Vec<_> = doubts.map(|why| format!("{way}: {why}")).collect();
+    let failed = report.total.failed();
     if failed > 0 {
         notes.push(format!("{way}: {failed} of {} requests failed", report.total.scheduled));
     }
@@ -91,7 +92,7 @@ pub(super) fn of(rounds: &[BTreeMap<Through, Sample>]) -> Vec<Row> {
             gateway_adds: adds(Through::Gateway, gateway),
             ratio: direct.is_none().then(ratio).flatten(),
         };
-        (nginx.is_some() || gateway.is_some()).then_some(row)
+        (direct.is_some() || nginx.is_some() || gateway.is_some()).then_some(row)
     };
     ROWS.iter().filter_map(row).collect()
 }

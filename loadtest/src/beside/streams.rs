@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use http::{Method, StatusCode};
-use serde_json::json;
+use http::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -33,7 +32,8 @@ pub(super) async fn kib_each(proxy: &mut Proxy, upstream: &Server, model: &str, 
     let before = process::resident_kib(&proxy.pids()?)?;
     let mut streams = JoinSet::new();
     for number in 0..count {
-        let message = message(&proxy.server, model, number)?;
+        let prompt = format!("Stream {number}: count from one to ten thousand.");
+        let message = proxy.server.long_stream(model, &prompt, OUTPUT_TOKENS)?;
         streams.spawn(read(proxy.server.client.clone(), message));
     }
     sleep(SETTLING).await;
@@ -48,19 +48,6 @@ pub(super) async fn kib_each(proxy: &mut Proxy, upstream: &Server, model: &str, 
     streams.shutdown().await;
     cancel::until_idle(std::slice::from_ref(upstream), PATIENCE).await?;
     Ok((while_open as f64 - before as f64) / open)
-}
-
-fn message(server: &Server, model: &str, number: u32) -> anyhow::Result<Message> {
-    let body = json!({
-        "model": model,
-        "messages": [{ "role": "user", "content": format!("Stream {number}: count from one to ten thousand.") }],
-        "max_tokens": OUTPUT_TOKENS,
-        "ignore_eos": true,
-        "stream": true,
-    });
-    let mut message = server.client.message(Method::POST, "/v1/chat/completions", server.key.as_deref())?;
-    message.body = body.to_string().into();
-    Ok(message)
 }
 
 /// Reads a stream to its end.

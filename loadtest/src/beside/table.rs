@@ -29,8 +29,8 @@ pub fn show(out: &mut impl Write, beside: &Beside) -> io::Result<()> {
     for note in &beside.notes {
         writeln!(out, "- {note}")?;
     }
-    for why in &beside.invalid {
-        writeln!(out, "- no measurement: {why}")?;
+    if let Some(why) = &beside.broken_off {
+        writeln!(out, "- it ended before its time: {why}")?;
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ mod tests {
             rounds: 3,
             rows: vec![row],
             notes: vec!["nginx: 1 of 9 requests failed".to_owned()],
-            invalid: vec!["direct: the harness was too slow".to_owned()],
+            broken_off: None,
         };
         let mut out = Vec::new();
         show(&mut out, &beside).unwrap();
@@ -93,9 +93,6 @@ mod tests {
         assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), wanted.split_whitespace().collect::<Vec<_>>());
         let end = |line: &str, of: &str| line.find(of).unwrap() + of.len();
         assert_eq!(end(lines[0], "gateway adds"), end(lines[1], "4.61 (3.61 to 5.61)"), "{text}");
-        assert!(
-            text.ends_with("\n- nginx: 1 of 9 requests failed\n- no measurement: direct: the harness was too slow\n"),
-            "{text}"
-        );
+        assert!(text.ends_with("\n- nginx: 1 of 9 requests failed\n"), "{text}");
     }
 }

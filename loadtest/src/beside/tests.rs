@@ -46,6 +46,24 @@ async fn a_run_that_fails_names_its_round_and_its_way() {
 }
 
 #[tokio::test]
+async fn what_was_measured_before_a_failure_is_kept_and_called_no_measurement() {
+    let (mut options, _stub) = options("/bin/true").await;
+    (options.gateway, options.cancel_trials) = (PathBuf::from("/bin/true"), 0);
+    let run = async |_| {
+        let mut report = crate::report::sample::report();
+        let ttft = report.total.measures["ttft_scheduled"].clone();
+        report.total.measures.insert("ttft".to_owned(), ttft);
+        Ok(report)
+    };
+    // Directly all is well; /bin/true is no nginx.
+    let found = measure(&options, &Workload::default(), &CancellationToken::new(), run).await.unwrap();
+    assert!(found.rows.iter().any(|row| row.name == "ttft_p50" && row.direct.is_some()), "{:?}", found.rows);
+    let why = found.broken_off.clone().unwrap();
+    assert!(why.starts_with("round 1, nginx: "), "{why}");
+    assert_eq!(found.exit_code(), 2);
+}
+
+#[tokio::test]
 async fn a_run_can_be_broken_off() {
     let (mut options, _stub) = options("/bin/true").await;
     options.gateway = PathBuf::from("/bin/true");

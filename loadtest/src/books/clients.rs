@@ -4,7 +4,7 @@
 //! prompt it knows what was planned, which is less than what the server counts by what the chat template adds. How much
 //! that is, the tenant's complete requests tell.
 
-use crate::record::{Ending, Record};
+use crate::record::{Ending, Record, Refusal};
 
 /// Tokens that the server may have generated or counted beyond what a client that left had seen: as in the gateway's
 /// own audit (docs/audit.md).
@@ -107,12 +107,16 @@ struct Page {
 
 impl Page {
     fn add(&mut self, record: &Record) {
-        for status in record.retried.iter().map(|refusal| refusal.status) {
-            self.refused(status, record);
+        for refusal in &record.retried {
+            self.refused(refusal, record);
+        }
+        // It was never sent, or waited for a further try.
+        if record.tries as usize <= record.retried.len() {
+            return;
         }
         match (&record.ending, record.usage) {
             (Ending::Unreachable, _) => {}
-            (Ending::Refused(refusal), _) => self.refused(refusal.status, record),
+            (Ending::Refused(refusal), _) => self.refused(refusal, record),
             (_, Some(usage)) => {
                 self.requests.number += 1;
                 self.prompt += usage.prompt;
@@ -126,8 +130,18 @@ impl Page {
         }
     }
 
-    /// A try with an error status. Whether it has a row in the ledger depends on how far it came.
-    fn refused(&mut self, status: u16, record: &Record) {
+    /// A try that failed. Whether it has a row in the ledger depends on how far it came.
+    fn refused(&mut self, refusal: &Refusal, record: &Record) {
+        let status = refusal.status;
+        // Without a reply nothing is known of it, but that one which had no connection was nowhere.
+        if status == 0 {
+            if refusal.code != Ending::Unreachable.label() {
+                self.requests.allowed += 1;
+                self.before_output.add(record);
+                self.completion.allowed += unseen_output(record);
+            }
+            return;
+        }
         // The key, the path or the body was refused before there was a row.
         if !matches!(status, 401 | 403 | 404 | 405 | 408 | 413 | 415) {
             self.requests.allowed += 1;
@@ -150,9 +164,7 @@ impl Page {
         } else {
             self.before_output.add(record);
         }
-        // A reply in one piece may have been nearly complete.
-        let generated = if record.streamed { 0 } else { record.planned_output_tokens };
-        self.completion.allowed += generated.max(TOKENS_PER_CUT);
+        self.completion.allowed += unseen_output(record);
     }
 
     fn claim(&self) -> Claim {
@@ -176,43 +188,35 @@ impl Page {
     }
 }
 
+/// Tokens that may have been generated for a client which did not see them.
+fn unseen_output(record: &Record) -> u64 {
+    // A reply in one piece may have been nearly complete.
+    let generated = if record.streamed { 0 } else { record.planned_output_tokens };
+    generated.max(TOKENS_PER_CUT)
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::record::{Refusal, Usage};
+    use crate::record::{Usage, sample};
 
     /// A complete request: 100 prompt tokens planned and 12 added by the template, 40 of them cached, 20 generated.
     pub(in crate::books) fn complete() -> Record {
         let at = Duration::from_secs;
         Record {
-            tenant: 0,
-            session: 0,
-            turn: 0,
-            streamed: true,
-            scheduled: at(0),
-            dispatched: at(0),
-            sent: at(0),
-            tries: 1,
-            retried: Vec::new(),
             head: Some(at(1)),
             first_token: Some(at(2)),
             first_output_token: Some(at(2)),
             last_token: Some(at(3)),
             ended: at(3),
-            gaps: Vec::new(),
             chunks: 20,
-            queue_wait: None,
-            prefill: None,
-            decode: None,
             planned_prompt_tokens: 100,
             planned_output_tokens: 20,
             usage: Some(Usage { prompt: 112, cached: 40, completion: 20 }),
             tokens_seen: 20,
-            ending: Ending::Complete,
-            request_id: None,
-            lie: None,
+            ..sample()
         }
     }
 
@@ -301,5 +305,41 @@ pub(super) mod tests {
             claim(&[Record { ending: Ending::Unreachable, usage: None, head: None, ..complete() }]),
             Claim::default()
         );
+    }
+
+    #[test]
+    fn a_try_without_a_reply_may_have_used_tokens_and_the_next_one_is_claimed_beside_it() {
+        let retried = |code: &str| {
+            let refusal = Refusal { status: 0, code: code.to_owned() };
+            claim(&[Record { tries: 2, retried: vec![refusal], ..complete() }])
+        };
+        for code in ["cut", "timed out"] {
+            let claim = retried(code);
+            assert_eq!((claim.requests, claim.prompt), (about(1, 1), about(112, 112)), "{code}");
+            assert_eq!((claim.cached, claim.completion), (about(40, 112), about(20, 8)), "{code}");
+        }
+        assert_eq!(retried("unreachable"), claim(&[complete()]), "it never reached the server");
+        let whole = Record {
+            streamed: false,
+            tries: 2,
+            retried: vec![Refusal { status: 0, code: "cut".to_owned() }],
+            ..complete()
+        };
+        assert_eq!(claim(&[whole]).completion, about(20, 20), "a reply in one piece may have been nearly complete");
+    }
+
+    #[test]
+    fn who_was_never_sent_or_waited_for_a_further_try_is_claimed_no_further() {
+        let nothing = Record {
+            usage: None,
+            tokens_seen: 0,
+            head: None,
+            first_token: None,
+            ending: Ending::Abandoned,
+            ..complete()
+        };
+        assert_eq!(claim(&[Record { tries: 0, ..nothing.clone() }]), Claim::default());
+        let refused = Refusal { status: 401, code: String::new() };
+        assert_eq!(claim(&[Record { tries: 1, retried: vec![refused], ..nothing }]), Claim::default());
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn used_since(gateway: &Server, day: i64) -> Result<Used, Strin
 }
 
 async fn ask(gateway: &Server, path: &str) -> Result<Answer, String> {
-    let reply = gateway.client.get(path, gateway.key.as_deref()).await;
+    let reply = gateway.get(path).await;
     let answer = reply.map_err(|error| format!("/v1/usage: {error:#}"))?;
     if answer.status != StatusCode::OK {
         return Err(format!("/v1/usage answers {}", answer.status));

@@ -59,6 +59,10 @@ impl Llama {
             (state.events, state.ends)
         });
         conn.stream().await;
+        // Comments that keep the connection alive are no output.
+        for _ in 0..EVENTS {
+            conn.chunk(": ping\n\n").await;
+        }
         for _ in 0..events {
             conn.chunk("data: {}\n\n").await;
         }

@@ -56,6 +56,7 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
         streams: arguments.streams,
         cancel_trials: arguments.cancel_trials,
     };
+    let results = arguments.output.open(&format!("beside-{}", workload.name))?;
     let quiet = arguments.output.quiet;
     let found = runtime()?.block_on(async {
         let mut tasks = JoinSet::new();
@@ -76,10 +77,17 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
             }
         };
         beside::measure(&options, &workload, &stop, run).await
-    })?;
-    let results = arguments.output.open(&format!("beside-{}", workload.name))?;
-    results.write_json("beside.json", &found)?;
+    });
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            results.give_up();
+            return Err(error);
+        }
+    };
+    // Before anything is written: a full disk must not take away what was measured.
     beside::show(&mut std::io::stdout().lock(), &found)?;
+    results.write_json("beside.json", &found)?;
     Ok(ExitCode::from(found.exit_code()))
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -24,10 +24,11 @@ pub(super) struct Results {
 }
 
 impl OutputArguments {
-    /// Makes the directory.
+    /// Makes the directory. One that holds something is left alone: it may be what took hours to measure, and what is
+    /// left of it beside newer results would mislead.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be made, or holds something.
     pub(super) fn open(&self, name: &str) -> anyhow::Result<Results> {
         let directory = self.out.clone().unwrap_or_else(|| {
             let time = crate::clock::wall_clock().replace(':', "");
@@ -35,6 +36,12 @@ impl OutputArguments {
         });
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make the directory of the results, {}", directory.display()))?;
+        let is_empty = fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_none());
+        ensure!(
+            is_empty,
+            "the directory of the results, {}, is not empty\nhint: give another one with --out, or remove it",
+            directory.display()
+        );
         Ok(Results { directory })
     }
 }
@@ -42,6 +49,11 @@ impl OutputArguments {
 impl Results {
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Takes the directory away if nothing came into it.
+    pub(super) fn give_up(self) {
+        fs::remove_dir(self.directory).ok();
     }
 
     pub(super) fn create(&self, name: &str) -> anyhow::Result<File> {

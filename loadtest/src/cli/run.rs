@@ -44,13 +44,14 @@ pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         let mut watch = Watch::new(arguments.output.quiet).with_rows(results.create("requests.csv")?)?;
         let mut tasks = JoinSet::new();
         let report = bench.run(&workload, &mut watch, &interrupted(&mut tasks)?).await?;
-        write(&results, &report)?;
-        watch.finish()?;
-        anyhow::Ok((report, results))
+        anyhow::Ok((report, results, watch))
     });
-    let (report, results) = report?;
+    let (report, results, watch) = report?;
     let mut stdout = std::io::stdout().lock();
+    // Before anything is written: a full disk must not take away what was measured.
     stdout.write_all(show::text(&report).as_bytes())?;
+    write(&results, &report)?;
+    watch.finish()?;
     writeln!(
         stdout,
         "\nreport.json, report.html, requests.csv and junit.xml are in {}",

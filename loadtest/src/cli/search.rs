@@ -115,10 +115,8 @@ impl<'a> Runner<'a> {
         Ok(Self { bench, workload, watch, results, stop, _tasks: tasks, runs: 0 })
     }
 
-    /// One run. Each has a seed of its own: the same prompts again would be in the prompt cache.
     async fn run(&mut self, load: f64) -> anyhow::Result<Report> {
-        let mut workload = self.workload.scaled(load);
-        workload.seed = workload.seed.wrapping_add(u64::from(self.runs));
+        let workload = at(load, self.workload, self.runs);
         self.runs += 1;
         let report = self.bench.run(&workload, &mut self.watch, &self.stop).await?;
         self.results.write_json(&format!("run-{:02}.json", self.runs), &report)?;
@@ -126,12 +124,37 @@ impl<'a> Runner<'a> {
     }
 
     fn show(&self, sweep: &Sweep) -> anyhow::Result<ExitCode> {
+        let mut stdout = std::io::stdout().lock();
+        // Before anything is written: a full disk must not take away what was measured.
+        stdout.write_all(show::text_sweep(sweep).as_bytes())?;
         self.results.write_json("sweep.json", sweep)?;
         self.results.write("sweep.html", &show::html_sweep(sweep))?;
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(show::text_sweep(sweep).as_bytes())?;
         let directory = self.results.directory().display();
         writeln!(stdout, "\nsweep.json, sweep.html and a report of each run are in {directory}")?;
         Ok(ExitCode::from(sweep.exit_code()))
+    }
+}
+
+/// The workload of one run. Each has a seed of its own: the same prompts again would be in the prompt cache. The books
+/// are not read between runs, so they cannot be an objective.
+fn at(load: f64, workload: &Workload, run: u32) -> Workload {
+    let mut workload = workload.scaled(load);
+    workload.seed = workload.seed.wrapping_add(u64::from(run));
+    workload.slo.run.audit = None;
+    workload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::load;
+
+    #[test]
+    fn books_that_a_workload_asks_for_do_not_fail_a_search_that_reads_none() {
+        let workload = load("three-tenants").unwrap();
+        assert_eq!(workload.slo.run.audit, Some(true));
+        let first = at(2.0, &workload, 0);
+        assert_eq!((first.slo.run.audit, first.seed), (None, workload.seed));
+        assert_ne!(at(2.0, &workload, 1).seed, first.seed);
     }
 }

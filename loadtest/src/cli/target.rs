@@ -39,8 +39,8 @@ impl TargetArguments {
     /// The key file cannot be read.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         Ok(Settings {
-            target: self.target.trim_end_matches('/').to_owned(),
-            upstreams: self.upstream.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            target: self.target.clone(),
+            upstreams: self.upstream.clone(),
             upstream_key: self.upstream_key_file.as_deref().map(key_in).transpose()?,
             client: client::Options { connect_timeout: self.connect_timeout, ca_file: self.ca_file.clone() },
             keys: if self.no_key { KeyFrom::Nobody } else { KeyFrom::Workload },

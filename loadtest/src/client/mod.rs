@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
@@ -30,6 +31,9 @@ use pool::Pool;
 
 /// The most that is read of a body which is wanted in one piece.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a whole reply is waited for. A llama-server that computes a long prompt answers nothing meanwhile.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -189,7 +193,8 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of its reply, as long as it takes. Dropping the future closes the
-    /// connection. If an idle connection turns out to be closed, the request is sent once more on a new one.
+    /// connection. If an idle connection is closed before any byte of a reply, the request is sent once more on a new
+    /// one, and the reply says so: a server that closes what is idle and one that breaks off look the same.
     ///
     /// # Errors
     /// When there is no connection, or no reply on it.
@@ -200,11 +205,21 @@ impl Client {
             }
             match connection.send(message.request()).await {
                 Ok(head) => return Ok(self.reply(head, connection)),
-                // The server closed it while the request was on its way.
-                Err(error) if !error.is_parse() && !connection.had_reply() => break,
+                Err(error) if !error.is_parse() && !connection.had_reply() => {
+                    return match self.send_on_new(message).await {
+                        Ok(reply) => Ok(Reply { resent: true, ..reply }),
+                        // It was reached once.
+                        Err(SendError::Connect(_)) => Err(error.into()),
+                        Err(again) => Err(again),
+                    };
+                }
                 Err(error) => return Err(error.into()),
             }
         }
+        self.send_on_new(message).await
+    }
+
+    async fn send_on_new(&self, message: &Message) -> Result<Reply, SendError> {
         let mut connection = Connection::open(&self.0.target).await?;
         let head = connection.send(message.request()).await?;
         Ok(self.reply(head, connection))
@@ -212,32 +227,37 @@ impl Client {
 
     fn reply(&self, head: http::Response<Incoming>, connection: Connection) -> Reply {
         let (head, body) = head.into_parts();
-        Reply { status: head.status, headers: head.headers, body, connection: Some(connection), client: self.clone() }
+        let (status, headers, client) = (head.status, head.headers, self.clone());
+        Reply { status, headers, resent: false, body, connection: Some(connection), client }
     }
 
-    /// A whole reply to a GET. It takes as long as it takes.
+    /// A whole reply to a GET.
     ///
     /// # Errors
-    /// When path or key cannot be sent, or there is no whole reply.
+    /// When path or key cannot be sent, or there is no whole reply within a minute.
     pub async fn get(&self, path: &str, key: Option<&str>) -> anyhow::Result<Answer> {
         let message = self.message(Method::GET, path, key)?;
-        Ok(self.answer(&message).await?)
+        self.answer(&message).await
     }
 
-    /// A whole reply to a POST of JSON. It takes as long as it takes.
+    /// A whole reply to a POST of JSON.
     ///
     /// # Errors
-    /// When path or key cannot be sent, or there is no whole reply.
+    /// When path or key cannot be sent, or there is no whole reply within a minute.
     pub async fn post(&self, path: &str, key: Option<&str>, body: impl Into<Bytes>) -> anyhow::Result<Answer> {
         let mut message = self.message(Method::POST, path, key)?;
         message.body = body.into();
-        Ok(self.answer(&message).await?)
+        self.answer(&message).await
     }
 
-    async fn answer(&self, message: &Message) -> Result<Answer, SendError> {
-        let mut reply = self.send(message).await?;
-        let body = reply.whole(MAX_BODY_BYTES).await?;
-        Ok(Answer { status: reply.status, headers: reply.headers, body })
+    async fn answer(&self, message: &Message) -> anyhow::Result<Answer> {
+        let answer = async {
+            let mut reply = self.send(message).await?;
+            let body = reply.whole(MAX_BODY_BYTES).await?;
+            Ok(Answer { status: reply.status, headers: reply.headers, body })
+        };
+        let in_time = tokio::time::timeout(LONGEST_ANSWER, answer).await;
+        in_time.with_context(|| format!("no answer within {} s", LONGEST_ANSWER.as_secs()))?
     }
 }
 
@@ -247,6 +267,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
+    /// Whether the request had been sent before, on a connection that was then closed without a reply.
+    pub resent: bool,
     body: Incoming,
     /// Gone when the body is over.
     connection: Option<Connection>,

@@ -22,6 +22,10 @@ use crate::report::{Block, Report};
 /// Histograms of blocks have two digits, so a ratio of percentiles may be off by this part without any chance.
 const ROUNDING: f64 = 0.01;
 
+/// Milliseconds that a value counts at least: times are kept in microseconds, and 0 has no ratio. Gaps of events that
+/// come in one read are 0.
+const LEAST: f64 = 0.001;
+
 /// What is known of a ratio.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Estimate {
@@ -139,7 +143,7 @@ impl<'a> Side<'a> {
         };
         let quantity = |quantity: &Quantity| match *quantity {
             // What has no values at all is never judged.
-            Quantity::Percentile(name, _, part) => percentile(name, part).unwrap_or(1.0),
+            Quantity::Percentile(name, _, part) => percentile(name, part).map_or(1.0, |value| value.max(LEAST)),
             Quantity::Goodput => (sum(|block| block.good) + 0.5) / self.seconds,
             Quantity::Attainment => {
                 (sum(|block| block.good) + 0.5) / (sum(|block| block.scheduled - block.left.min(block.scheduled)) + 1.0)

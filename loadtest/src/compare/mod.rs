@@ -21,7 +21,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::report::{FORMAT, Report};
-use crate::verdict::{self, Statistic};
+use crate::verdict::Statistic;
 use bootstrap::Estimate;
 
 /// Rounds of the bootstrap.
@@ -127,7 +127,7 @@ pub enum Overall {
     NotWorse,
     /// A line is worse, with its whole interval beyond the tolerance.
     Worse,
-    /// All lines have too few data.
+    /// No line has data enough to be judged.
     TooFewData,
 }
 
@@ -185,7 +185,7 @@ fn compare_in(rounds: usize, a: &Report, b: &Report, tolerance: f64) -> Result<C
     judge(&mut lines, tolerance);
     let verdict = if lines.iter().any(|line| line.verdict == LineVerdict::Worse && line.beyond_tolerance) {
         Overall::Worse
-    } else if lines.iter().all(|line| line.verdict == LineVerdict::TooFewData) {
+    } else if lines.iter().all(|line| line.p.is_none()) {
         Overall::TooFewData
     } else {
         Overall::NotWorse
@@ -227,7 +227,7 @@ fn enough(quantity: Quantity, a: &Report, b: &Report) -> bool {
         }),
         Quantity::Goodput | Quantity::Attainment => together(|report| report.total.good),
         Quantity::CompletionTokens => together(|report| report.total.tokens.completion),
-        Quantity::ErrorRate => together(|report| verdict::failed(&report.total)),
+        Quantity::ErrorRate => together(|report| report.total.failed()),
     }
 }
 
@@ -257,14 +257,11 @@ impl Quantity {
     fn in_report(self, report: &Report) -> Option<f64> {
         let total = &report.total;
         match self {
-            Self::Percentile(measure, statistic, _) => {
-                let values = total.measures.get(measure).filter(|values| values.count > 0)?;
-                Some(statistic.of(values))
-            }
+            Self::Percentile(measure, statistic, _) => total.measure(measure).map(|values| statistic.of(values)),
             Self::Goodput => Some(total.rates.goodput),
-            Self::Attainment => (verdict::expected(total) > 0).then_some(total.attainment),
+            Self::Attainment => (total.expected() > 0).then_some(total.attainment),
             Self::CompletionTokens => Some(total.rates.completion_tokens),
-            Self::ErrorRate => (total.scheduled > 0).then(|| verdict::failed(total) as f64 / total.scheduled as f64),
+            Self::ErrorRate => (total.scheduled > 0).then(|| total.failed() as f64 / total.scheduled as f64),
         }
     }
 }

@@ -313,3 +313,27 @@ fn reports_that_cannot_be_compared_are_refused_and_what_may_differ_is_told() {
         ]
     );
 }
+
+/// Several events may come in one read: then most gaps are 0.
+#[test]
+fn gaps_of_nothing_on_both_sides_do_not_differ() {
+    let (mut a, mut b) = (STEADY.report(1), STEADY.report(2));
+    for report in [&mut a, &mut b] {
+        for block in &mut report.blocks {
+            block.histograms.insert("itl".to_owned(), vec![(0.0, 1000)]);
+        }
+        report.total.measures.insert("itl".to_owned(), sample::distribution(&[0.0; 40_000]));
+    }
+    let comparison = compare(&a, &b, 0.05).unwrap();
+    let itl = line(&comparison, "itl.p50");
+    assert_eq!((itl.verdict, itl.ratio), (LineVerdict::NoDifferenceSeen, None));
+    assert!(itl.interval.is_some_and(|(low, high)| low <= 1.0 && 1.0 <= high), "{itl:?}");
+    assert_eq!(itl.p, Some(1.0));
+}
+
+#[test]
+fn two_short_runs_without_a_failure_are_too_few_data() {
+    let short = Server { blocks: 9, refuses: 0.0, ..STEADY };
+    let comparison = compare(&short.report(1), &short.report(2), 0.05).unwrap();
+    assert_eq!((comparison.verdict, comparison.exit_code()), (Overall::TooFewData, 2));
+}

@@ -21,6 +21,11 @@ use crate::record::{Ending, Record, Refusal};
 /// More of an error reply is not read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
+/// A stream that brings more events with content than so many for each token that is allowed, and some more, is given
+/// up: it may have no end, and the times between its events are kept.
+const MOST_EVENTS_PER_TOKEN: u64 = 4;
+const MORE_EVENTS: u64 = 1000;
+
 /// A request under way. It writes into its record as it goes, so that whatever ends it leaves what was known.
 pub(super) struct Exchange<'a> {
     pub(super) client: &'a Client,
@@ -53,21 +58,23 @@ impl From<Ending> for Failure {
 impl Exchange<'_> {
     /// Tries until the request is over.
     pub(super) async fn run(&mut self) -> Ending {
+        let mut tries = 0;
         loop {
-            self.message.headers.insert("x-stainless-retry-count", HeaderValue::from(self.record.tries));
+            self.message.headers.insert("x-stainless-retry-count", HeaderValue::from(tries));
+            tries += 1;
             self.record.tries += 1;
             let failure = match self.once().await {
                 Ok(ending) => return ending,
                 Err(failure) => failure,
             };
-            if self.record.tries > self.retries {
+            if tries > self.retries {
                 return failure.ending;
             }
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream(self.record.tries.into());
+            rng.set_stream(tries.into());
             let head = failure.head.as_ref().map(|(status, headers)| (*status, headers));
-            let Some(pause) = retry::pause(head, self.record.tries, &mut rng) else { return failure.ending };
-            self.record.retried.push(match failure.ending {
+            let Some(pause) = retry::pause(head, tries, &mut rng) else { return failure.ending };
+            self.tried_again(match failure.ending {
                 Ending::Refused(refusal) => refusal,
                 other => Refusal { status: 0, code: other.label() },
             });
@@ -75,12 +82,24 @@ impl Exchange<'_> {
         }
     }
 
+    /// Notes a try that is followed by another one. What its head told is not told of the next.
+    fn tried_again(&mut self, refusal: Refusal) {
+        let record = &mut self.record;
+        record.retried.push(refusal);
+        (record.head, record.queue_wait, record.request_id) = (None, None, None);
+    }
+
     /// One try. Once the head of a good reply is there, official clients try no more.
     async fn once(&mut self) -> Result<Ending, Failure> {
         let mut patience = Patience::new(self.timeout);
         let sent = patience.within(self.client.send(&self.message)).await;
         let mut reply = sent.ok_or(Ending::TimedOut)?.map_err(|error| broken(&error))?;
-        self.record.head = Some(self.clock.now());
+        let head = self.clock.now();
+        if reply.resent {
+            self.tried_again(Refusal { status: 0, code: Ending::Cut.label() });
+            self.record.tries += 1;
+        }
+        self.record.head = Some(head);
         let text = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
         self.record.queue_wait =
             text("x-queue-wait-ms").and_then(|value| value.parse().ok()).map(Duration::from_millis);
@@ -89,6 +108,7 @@ impl Exchange<'_> {
             return Err(self.refused(reply, &mut patience).await);
         }
         let streamed = text(header::CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("text/event-stream"));
+        self.record.streamed = streamed;
         Ok(if streamed {
             self.stream(&mut reply, &mut patience).await
         } else {
@@ -155,6 +175,13 @@ impl Exchange<'_> {
             Ok(Seen::Nothing) => None,
             Ok(seen) => {
                 self.content(seen == Seen::Output, now);
+                let most = MOST_EVENTS_PER_TOKEN * self.turn.output_tokens + MORE_EVENTS;
+                if self.record.chunks > most {
+                    let allowed = self.turn.output_tokens;
+                    self.record.lie =
+                        Some(format!("more than {most} events of content where {allowed} tokens were allowed"));
+                    return Some(Ending::Unreadable);
+                }
                 let leaves_after = self.turn.leave.and_then(|leave| leave.after_chunks);
                 leaves_after.is_some_and(|chunks| self.record.chunks >= chunks).then_some(Ending::Left)
             }
@@ -171,7 +198,7 @@ impl Exchange<'_> {
         record.last_token = Some(now);
         record.first_output_token = record.first_output_token.or(output.then_some(now));
         record.chunks += 1;
-        self.live.tokens.fetch_add(1, Relaxed);
+        self.live.chunks.fetch_add(1, Relaxed);
     }
 
     fn failed(&self, refusal: Refusal, status: StatusCode) -> Ending {

@@ -20,7 +20,7 @@ pub struct Live {
     /// Requests that ended in any other way.
     pub failed: AtomicU64,
     /// Events with generated content.
-    pub tokens: AtomicU64,
+    pub chunks: AtomicU64,
 }
 
 impl Live {

@@ -15,7 +15,7 @@ mod session;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -106,6 +106,8 @@ pub struct Summary {
     pub ended: Duration,
     /// Whether it was stopped from outside.
     pub stopped: bool,
+    /// Requests that were due and have no record: their task has panicked. There should be none.
+    pub lost: u64,
 }
 
 /// All that the tasks of a run share.
@@ -115,6 +117,8 @@ struct Run {
     clock: Clock,
     records: mpsc::Sender<Record>,
     live: Arc<Live>,
+    /// How many records were made.
+    kept: AtomicU64,
     schedule: Schedule,
     /// Places of `max_in_flight`.
     places: Arc<Semaphore>,
@@ -169,18 +173,23 @@ pub async fn drive(drive: Drive) -> anyhow::Result<Summary> {
         clock,
         records,
         live,
+        kept: AtomicU64::new(0),
         schedule: Schedule::new(clock, &workload),
         places: Arc::new(Semaphore::new(workload.max_in_flight.clamp(1, Semaphore::MAX_PERMITS))),
         tasks: TaskTracker::new(),
     });
     begin(&run, starts);
     run.tasks.close();
-    tokio::select! {
-        () = run.schedule.over() => {}
-        () = run.tasks.wait() => {}
-        () = stop.cancelled() => {}
-    }
-    let scheduled_until = clock.now().min(workload.duration);
+    let over_early = tokio::select! {
+        biased;
+        () = stop.cancelled() => false,
+        () = run.schedule.over() => false,
+        () = run.tasks.wait() => true,
+    };
+    // Users who think, and arrivals that are drawn, could have sent until the end; a trace that is over could not.
+    let is_replay = workload.tenants.values().all(|tenant| matches!(tenant.arrival, Arrival::Trace { .. }));
+    let could_go_on = over_early && !is_replay;
+    let scheduled_until = if could_go_on { workload.duration } else { clock.now().min(workload.duration) };
     tokio::select! {
         () = run.tasks.wait() => {}
         () = tokio::time::sleep(workload.drain) => {}
@@ -188,7 +197,8 @@ pub async fn drive(drive: Drive) -> anyhow::Result<Summary> {
     }
     run.schedule.cut.cancel();
     run.tasks.wait().await;
-    Ok(Summary { scheduled_until, ended: clock.now(), stopped: stop.is_cancelled() })
+    let lost = run.live.scheduled.load(Relaxed).saturating_sub(run.kept.load(Relaxed));
+    Ok(Summary { scheduled_until, ended: clock.now(), stopped: stop.is_cancelled(), lost })
 }
 
 fn lane(
@@ -257,6 +267,7 @@ impl Run {
     }
 
     async fn keep(&self, record: Record) {
+        self.kept.fetch_add(1, Relaxed);
         // Nobody takes records any more: then nobody wants them.
         self.records.send(record).await.ok();
     }

@@ -26,34 +26,8 @@ pub(super) struct Due {
 impl Due {
     /// Its record before anything has happened.
     pub(super) fn record(&self, streamed: bool, now: Duration) -> Record {
-        Record {
-            tenant: self.tenant,
-            session: self.session,
-            turn: self.turn,
-            streamed,
-            scheduled: self.scheduled,
-            dispatched: now,
-            sent: now,
-            tries: 0,
-            retried: Vec::new(),
-            head: None,
-            first_token: None,
-            first_output_token: None,
-            last_token: None,
-            ended: now,
-            gaps: Vec::new(),
-            chunks: 0,
-            queue_wait: None,
-            prefill: None,
-            decode: None,
-            planned_prompt_tokens: 0,
-            planned_output_tokens: 0,
-            usage: None,
-            tokens_seen: 0,
-            ending: Ending::Abandoned,
-            request_id: None,
-            lie: None,
-        }
+        let Self { tenant, session, turn, scheduled } = *self;
+        Record { tenant, session, turn, streamed, scheduled, ..Record::not_sent(now) }
     }
 }
 

@@ -605,7 +605,8 @@ async fn a_summary_tells_whether_the_run_was_stopped() {
         }
         let summary = drive(case.drive).await.unwrap();
         assert_eq!(summary.stopped, stopped);
-        assert!(summary.scheduled_until <= summary.ended && summary.ended < Duration::from_secs(50));
+        assert!(summary.ended < Duration::from_secs(50));
+        assert_eq!(summary.scheduled_until <= summary.ended, stopped, "it could have gone on");
     }
 }
 
@@ -642,4 +643,81 @@ async fn a_tenant_whose_requests_cannot_be_made_is_named() {
     let mut case = Case::new("http://localhost", Tenant::default(), at([0]));
     case.drive.keys = vec![Some("sk\n".to_owned())];
     assert!(format!("{:#}", drive(case.drive).await.unwrap_err()).starts_with("tenants.a: the API key"));
+}
+
+#[tokio::test]
+async fn requests_were_scheduled_until_the_end_of_the_duration_even_if_all_are_over_before() {
+    let stub = serve(|_| {}).await;
+    let think_time = Arc::new(|_| Duration::from_secs(50));
+    let closed = Load { starts: Starts::Users { users: 1, think_time }, session: sessions(vec![turn()]) };
+    for load in [closed, at([0, 10])] {
+        let mut case = Case::new(&stub.url, Tenant::default(), load);
+        case.drive.workload.duration = Duration::from_millis(500);
+        let summary = drive(case.drive).await.unwrap();
+        assert_eq!(summary.scheduled_until, Duration::from_millis(500));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_in_one_piece_where_a_stream_was_wanted_has_no_tokens_in_time() {
+    let record = one(Tenant::default(), turn(), |mut conn, _| async move { conn.whole(200, "", WHOLE).await }).await;
+    assert_eq!((&record.ending, record.streamed), (&Ending::Complete, false));
+}
+
+#[tokio::test]
+async fn what_a_refused_try_told_is_not_told_of_the_next_one() {
+    let stub = Stub::start(|mut conn| async move {
+        conn.request().await;
+        if conn.number == 0 {
+            let headers = "x-request-id: r0\r\nx-queue-wait-ms: 7\r\nconnection: close\r\nretry-after-ms: 1\r\n";
+            conn.whole(503, headers, "{}").await;
+        }
+    })
+    .await;
+    let tenant = Tenant { retries: 1, ..Tenant::default() };
+    let records = Case::new(&stub.url, tenant, once(turn())).records().await;
+    let record = &records[0];
+    assert_eq!((&record.ending, record.tries), (&Ending::Cut, 2));
+    assert_eq!((record.head, record.queue_wait, record.request_id.as_deref()), (None, None, None));
+}
+
+#[tokio::test]
+async fn a_try_that_a_used_connection_swallowed_is_seen() {
+    let stub = Stub::start(|mut conn| async move {
+        conn.request().await;
+        conn.whole(200, "", WHOLE).await;
+        // The next one is read and gets no byte of a reply.
+        conn.request().await;
+    })
+    .await;
+    let mut records = Case::new(&stub.url, Tenant::default(), at([0, 200])).records().await;
+    records.sort_by_key(|record| record.session);
+    assert_eq!(records[0].retried, []);
+    assert_eq!((&records[1].ending, &records[1].retried[..]), (&Ending::Complete, &[refusal(0, "cut")][..]));
+}
+
+#[tokio::test]
+async fn a_request_whose_task_panics_is_missed() {
+    let stub = serve(|_| {}).await;
+    let session = sessions(vec![turn()]);
+    let load = Load {
+        session: Arc::new(move |number| if number == 1 { panic!("a fault of ours") } else { session(number) }),
+        ..at([0, 1, 2])
+    };
+    let case = Case::new(&stub.url, Tenant::default(), load);
+    assert_eq!(drive(case.drive).await.unwrap().lost, 1);
+}
+
+#[tokio::test]
+async fn a_stream_without_an_end_is_given_up_as_a_lie() {
+    let record = one(Tenant::default(), turn(), |mut conn, _| async move {
+        conn.stream().await;
+        for _ in 0..3000 {
+            conn.chunk(EVENT).await;
+        }
+        conn.hung_up().await;
+    })
+    .await;
+    assert_eq!((record.ending, record.chunks), (Ending::Unreadable, 1033));
+    assert_eq!(record.lie.as_deref(), Some("more than 1032 events of content where 8 tokens were allowed"));
 }

@@ -131,7 +131,8 @@ const OTHERS: [(&str, &str, &str); 5] = [
         "attainment",
         "Attainment",
         "good requests / (scheduled requests - those whose client left on purpose); a request is good if it is \
-         complete and within each bound that can be measured on it; refusals, errors and timeouts are misses",
+         complete and within each bound that can be measured on it, and a stream without content within none on its \
+         first token; refusals, errors and timeouts are misses",
     ),
     ("goodput", "Goodput", "good requests / measured seconds"),
     ("offered", "Offered load", "scheduled requests / seconds in which requests were scheduled, without the warm-up"),

@@ -94,8 +94,8 @@ impl Measures {
         }
     }
 
-    /// Adds a request that is over, and says whether it was good. What was scheduled before the end of the warm-up is seen in the timeline, in the
-    /// tenants' service and in the live progress, and measured nowhere else.
+    /// Adds a request that is over, and says whether it was good. What was scheduled before the end of the warm-up is
+    /// seen in the timeline, in the tenants' service and in the live progress, and measured nowhere else.
     pub fn add(&mut self, record: &Record) -> bool {
         // A record of a tenant that the workload does not have belongs to another run.
         let Some(tenant) = self.tenants.get_mut(record.tenant) else { return false };
@@ -115,9 +115,9 @@ impl Measures {
         good
     }
 
-    /// How it goes at a moment of the run. Cheap: two percentiles and the list of failures.
-    pub fn snapshot(&mut self, now: Duration) -> Snapshot {
-        self.live.snapshot(now)
+    /// How it goes now. Cheap: two percentiles and the list of failures.
+    pub fn snapshot(&self) -> Snapshot {
+        self.live.snapshot()
     }
 
     /// What was measured. `scheduled_until` is when the last request was due or could have been: the end of the

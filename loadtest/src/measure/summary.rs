@@ -116,12 +116,15 @@ impl Summary {
 }
 
 /// Whether a request is good: complete, and within each bound that is given and can be measured on it. A reply in one
-/// piece has no first token, one of a single token no time per output token: it is judged by the other bounds.
+/// piece has no first token, one of a single token no time per output token: it is judged by the other bounds. A stream
+/// without any content misses a bound on its first token, for which its client waited in vain.
 pub fn is_good(record: &Record, slo: &RequestSlo) -> bool {
     let within = |measured: fn(&Record) -> Option<Duration>, bound: Option<Duration>| {
         bound.is_none_or(|bound| measured(record).is_none_or(|measured| measured <= bound))
     };
+    let has_first_token = record.first_token.is_some() || !record.streamed;
     record.ending == Ending::Complete
+        && (has_first_token || (slo.ttft_scheduled.is_none() && slo.ttft.is_none()))
         && within(formula::ttft_scheduled, slo.ttft_scheduled)
         && within(formula::ttft, slo.ttft)
         && within(formula::tpot, slo.tpot)

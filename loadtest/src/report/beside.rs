@@ -25,14 +25,14 @@ pub struct Beside {
     pub rows: Vec<Row>,
     /// What keeps the numbers from being exact, for people.
     pub notes: Vec<String>,
-    /// Why runs were no measurement, if one was none: the harness was too slow, a server lied.
-    pub invalid: Vec<String>,
+    /// Why it ended before its time, if it did: the rows have what was measured until then.
+    pub broken_off: Option<String>,
 }
 
 impl Beside {
-    /// The exit code of the program: 2 where a run was no measurement, else 0, since there is no objective.
+    /// The exit code of the program: 2 where it was broken off, else 0, since there is no objective.
     pub fn exit_code(&self) -> u8 {
-        if self.invalid.is_empty() { 0 } else { 2 }
+        if self.broken_off.is_some() { 2 } else { 0 }
     }
 }
 

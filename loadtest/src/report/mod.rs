@@ -91,6 +91,37 @@ pub struct Summary {
     pub measures: BTreeMap<String, Distribution>,
 }
 
+impl Summary {
+    /// How many requests were complete.
+    pub fn complete(&self) -> u64 {
+        self.ended("complete")
+    }
+
+    /// How many requests' clients left, as the workload wanted.
+    pub fn left(&self) -> u64 {
+        self.ended("left")
+    }
+
+    /// How many requests count for attainment: all that were scheduled, without those whose client left.
+    pub fn expected(&self) -> u64 {
+        self.scheduled.saturating_sub(self.left())
+    }
+
+    /// How many requests ended neither complete nor left.
+    pub fn failed(&self) -> u64 {
+        self.expected().saturating_sub(self.complete())
+    }
+
+    fn ended(&self, ending: &str) -> u64 {
+        self.endings.get(ending).copied().unwrap_or(0)
+    }
+
+    /// A measure by its name, if it has a value.
+    pub fn measure(&self, name: &str) -> Option<&Distribution> {
+        self.measures.get(name).filter(|values| values.count > 0)
+    }
+}
+
 /// Sums of tokens.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Tokens {
@@ -286,6 +317,9 @@ pub struct AuditLine {
 pub struct Health {
     /// How late requests were turned to, in milliseconds.
     pub dispatch_lag: Distribution,
+    /// How late a task of the harness was that does nothing but wake every 10 ms, in milliseconds: with users who send again
+    /// when the answer has come, requests are never late, and only this tells of a harness without CPU time.
+    pub pulse_lag: Distribution,
     /// CPU seconds of the harness.
     pub cpu_seconds: f64,
     /// Whether the harness was the bottleneck: the numbers then say nothing of the server.

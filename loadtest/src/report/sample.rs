@@ -92,6 +92,7 @@ pub(crate) fn report() -> Report {
         cancel: Some(distribution(&[12.0, 20.0])),
         harness_health: Health {
             dispatch_lag: distribution(&[0.1, 0.2, 0.9]),
+            pulse_lag: distribution(&[0.2, 0.5, 1.1]),
             cpu_seconds: 0.5,
             was_bottleneck: false,
             most_in_flight: 7,

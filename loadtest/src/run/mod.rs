@@ -5,6 +5,7 @@
 //! its slot; the verdict.
 
 mod once;
+mod pulse;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -25,8 +26,8 @@ use crate::process;
 use crate::report::{self, Audit, Distribution, Health, Report, Target, Verdict};
 use crate::target::{self, Asker, Server};
 use crate::verdict::{self, Doubts};
-use crate::workload::Workload;
-use once::{Keys, Once};
+use crate::workload::{Tenant, Workload};
+use once::Once;
 pub use watch::Watch;
 
 /// How long a server may take to load its model before a run.
@@ -67,8 +68,8 @@ pub enum KeyFrom {
 pub struct Bench {
     server: Server,
     upstreams: Vec<Server>,
+    /// The tenants, in the order of their names.
     askers: Vec<Asker>,
-    keys: Keys,
     vocabulary: Vocabulary,
     target: Target,
     settings: Settings,
@@ -83,20 +84,14 @@ impl Bench {
     /// # Errors
     /// A key is missing or refused; nobody answers.
     pub async fn prepare(workload: &Workload, settings: Settings) -> anyhow::Result<Self> {
-        let keys = keys(workload, &settings.keys)?;
-        let asker = |(name, tenant): (&String, &crate::workload::Tenant)| Asker {
-            tenant: name.clone(),
-            key: keys.get(name).cloned().flatten(),
-            model: tenant.model.clone().unwrap_or_else(|| workload.model.clone()),
-        };
-        let askers: Vec<_> = workload.tenants.iter().map(asker).collect();
+        let askers = askers(workload, &settings.keys)?;
         let server = Server::new(&settings.target, None, &settings.client)?;
         let upstream = |url: &String| Server::new(url, settings.upstream_key.clone(), &settings.client);
         let upstreams = settings.upstreams.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
         let found = target::examine(&server, &upstreams, &askers, PATIENCE).await?;
         let vocabulary = Vocabulary::from_words(found.words).unwrap_or_else(Vocabulary::estimated);
         let (target, warnings) = (found.target, found.warnings);
-        Ok(Self { server, upstreams, askers, keys, vocabulary, target, settings, warnings })
+        Ok(Self { server, upstreams, askers, vocabulary, target, settings, warnings })
     }
 
     /// Runs a workload once and says what it showed. `stop` ends it early; what was measured until then is reported.
@@ -116,14 +111,16 @@ impl Bench {
             false => None,
         };
         watch.begin(&format!("{}, for {}", workload.name, humantime::format_duration(workload.duration)), true);
-        let cpu_before = process::cpu_seconds(&[std::process::id()]).unwrap_or_default();
+        // Where there is no /proc, nothing is known of it.
+        let own_cpu = || process::cpu_seconds(&[std::process::id()]).unwrap_or_default();
+        let cpu_before = own_cpu();
         let once = self.once(workload, watch, stop).await?;
-        let cpu_seconds = process::cpu_seconds(&[std::process::id()]).unwrap_or_default() - cpu_before;
+        let cpu_seconds = own_cpu() - cpu_before;
         let audit = match books {
             Some(books) => Some(books.close(&once.clients).await),
             None => None,
         };
-        let cancel = if stop.is_cancelled() { None } else { self.cancel(workload).await };
+        let cancel = if stop.is_cancelled() { None } else { self.cancel().await };
         Ok(self.report(workload, Parts { started_at, alone, once, audit, cancel, cpu_seconds }))
     }
 
@@ -148,14 +145,14 @@ impl Bench {
 
     /// How soon a client who leaves frees its slot. A load that has just ended may keep llama-server busy; what cannot
     /// be told is left out.
-    async fn cancel(&self, workload: &Workload) -> Option<Distribution> {
+    async fn cancel(&self) -> Option<Distribution> {
         if self.settings.cancel_trials == 0 || self.upstreams.is_empty() {
             return None;
         }
         let asker = self.askers.first()?;
         let target = self.server.with_key(asker.key.clone());
-        let model = workload.tenants.get(&asker.tenant)?.model.as_deref().unwrap_or(&workload.model);
-        let probe = Probe { target: &target, upstreams: &self.upstreams, model, trials: self.settings.cancel_trials };
+        let trials = self.settings.cancel_trials;
+        let probe = Probe { target: &target, upstreams: &self.upstreams, model: &asker.model, trials };
         let freed = probe.run(Leaving::DuringOutput).await.ok()?;
         Some(freed.times)
     }
@@ -170,13 +167,12 @@ impl Bench {
 
     fn report(&self, workload: &Workload, parts: Parts) -> Report {
         let Parts { started_at, alone, once, audit, cancel, cpu_seconds } = parts;
-        let Once { measured, most_in_flight, broken_off, .. } = once;
+        let Once { measured, most_in_flight, pulse_lag, broken_off, .. } = once;
         let mut fairness = measured.fairness;
         if let (Some(fairness), Some(name), Some(alone)) = (&mut fairness, &workload.fairness.victim, alone) {
             let beside = measured.tenants.get(name).and_then(|tenant| tenant.measures.get("ttft_scheduled"));
             fairness.victim = beside.and_then(|beside| fairness::victim(name, alone, beside.clone()));
         }
-        let bound = workload.max_dispatch_lag.as_secs_f64() * 1e3;
         let doubts = Doubts { lies: measured.lies, broken_off };
         let mut report = Report {
             format: report::FORMAT,
@@ -194,7 +190,9 @@ impl Bench {
             audit,
             cancel,
             harness_health: Health {
-                was_bottleneck: measured.dispatch_lag.p99 > bound,
+                was_bottleneck: verdict::is_too_late(&measured.dispatch_lag, workload)
+                    || verdict::is_too_late(&pulse_lag, workload),
+                pulse_lag,
                 dispatch_lag: measured.dispatch_lag,
                 cpu_seconds,
                 most_in_flight,
@@ -216,15 +214,17 @@ struct Parts {
     cpu_seconds: f64,
 }
 
-fn keys(workload: &Workload, from: &KeyFrom) -> anyhow::Result<Keys> {
+/// Who asks for what: the tenants, in the order of their names.
+fn askers(workload: &Workload, keys: &KeyFrom) -> anyhow::Result<Vec<Asker>> {
     let environment = |name: &str| std::env::var(name).ok();
-    let key = |(name, tenant): (&String, &crate::workload::Tenant)| {
-        let key = match from {
+    let asker = |(name, tenant): (&String, &Tenant)| {
+        let key = match keys {
             KeyFrom::Workload => Some(tenant.key(name, environment)?),
             KeyFrom::Given(key) => Some(key.clone()),
             KeyFrom::Nobody => None,
         };
-        Ok((name.clone(), key))
+        let model = tenant.model.as_ref().unwrap_or(&workload.model).clone();
+        Ok(Asker { tenant: name.clone(), key, model })
     };
-    workload.tenants.iter().map(key).collect()
+    workload.tenants.iter().map(asker).collect()
 }

@@ -1,15 +1,16 @@
 //! A workload sent once: its requests, their records, and what they add up to.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Bench;
+use super::pulse::pulse;
 use super::watch::{Moment, Watch};
 use super::watchdog::Watchdog;
 use crate::books::ClientBook;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::drive::{self, Drive, Live};
 use crate::measure::{Measured, Measures};
 use crate::record::Record;
+use crate::report::Distribution;
 use crate::workload::Workload;
 
 /// Records that may wait to be folded in.
@@ -31,8 +33,19 @@ pub(super) struct Once {
     pub(super) measured: Measured,
     pub(super) clients: ClientBook,
     pub(super) most_in_flight: u64,
+    /// How late the harness was, even for what needs nothing.
+    pub(super) pulse_lag: Distribution,
     /// Why it ended before its time, if it did.
     pub(super) broken_off: Option<String>,
+}
+
+/// The run whose records are collected.
+#[derive(Clone, Copy)]
+struct Running<'a> {
+    clock: Clock,
+    duration: Duration,
+    live: &'a Live,
+    stop: &'a CancellationToken,
 }
 
 /// What collects the records.
@@ -45,9 +58,46 @@ struct Collector<'a> {
     broken_off: Option<String>,
 }
 
-impl Collector<'_> {
-    fn moment<'a>(&mut self, workload: &Workload, elapsed: Duration, live: &'a Live) -> Moment<'a> {
-        Moment { elapsed, duration: workload.duration, live, measured: self.measures.snapshot(elapsed) }
+impl<'a> Collector<'a> {
+    fn new(bench: &Bench, workload: &'a Workload, watch: &'a mut Watch) -> Self {
+        let names: Vec<_> = workload.tenants.keys().map(String::as_str).collect();
+        Self {
+            measures: Measures::new(workload, bench.slots(workload)),
+            clients: ClientBook::new(names.len()),
+            watchdog: Watchdog::new(names.len()),
+            names,
+            watch,
+            broken_off: None,
+        }
+    }
+
+    /// Takes records until the last one has come.
+    async fn collect(&mut self, mut records: mpsc::Receiver<Record>, run: Running<'_>) {
+        let mut looks = tokio::time::interval(LOOK);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                count = records.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for record in batch.drain(..) {
+                        self.add(&record, run.stop);
+                    }
+                }
+                _ = looks.tick() => {
+                    let moment = self.moment(run);
+                    self.watch.look(moment);
+                }
+            }
+        }
+        let moment = self.moment(run);
+        self.watch.end(moment);
+    }
+
+    fn moment<'b>(&self, run: Running<'b>) -> Moment<'b> {
+        let Running { clock, duration, live, .. } = run;
+        Moment { elapsed: clock.now(), duration, live, measured: self.measures.snapshot() }
     }
 
     fn add(&mut self, record: &Record, stop: &CancellationToken) {
@@ -76,8 +126,8 @@ impl Bench {
         stop: &CancellationToken,
     ) -> anyhow::Result<Once> {
         let loads = drive::loads(workload, &self.vocabulary)?;
-        let keys = workload.tenants.keys().map(|name| self.keys.get(name).cloned().flatten()).collect();
-        let (sender, mut records) = mpsc::channel(RECORDS);
+        let key = |name: &String| self.askers.iter().find(|asker| asker.tenant == *name)?.key.clone();
+        let (sender, records) = mpsc::channel(RECORDS);
         let live = Arc::new(Live::default());
         // Its own token: what ends this run must not end those that follow.
         let stop = stop.child_token();
@@ -86,54 +136,30 @@ impl Bench {
         driving.spawn(drive::drive(Drive {
             workload: workload.clone(),
             loads,
-            keys,
+            keys: workload.tenants.keys().map(key).collect(),
             client: self.server.client.clone(),
             clock,
             records: sender,
             live: live.clone(),
             stop: stop.clone(),
         }));
-        let mut collector = Collector {
-            names: workload.tenants.keys().map(String::as_str).collect(),
-            measures: Measures::new(workload, self.slots(workload)),
-            clients: ClientBook::new(workload.tenants.len()),
-            watchdog: Watchdog::new(workload.tenants.len()),
-            watch,
-            broken_off: None,
-        };
-        let mut looks = tokio::time::interval(LOOK);
-        let mut batch = Vec::with_capacity(BATCH);
-        loop {
-            tokio::select! {
-                count = records.recv_many(&mut batch, BATCH) => {
-                    if count == 0 {
-                        break;
-                    }
-                    for record in batch.drain(..) {
-                        collector.add(&record, &stop);
-                    }
-                }
-                _ = looks.tick() => {
-                    let moment = collector.moment(workload, clock.now(), &live);
-                    collector.watch.look(moment);
-                }
-            }
-        }
-        let moment = collector.moment(workload, clock.now(), &live);
-        collector.watch.end(moment);
-        let Some(summary) = driving.join_next().await else { anyhow::bail!("the driver is gone") };
-        let summary = summary??;
-        if summary.stopped && collector.broken_off.is_none() {
-            collector.broken_off = Some("it was stopped".to_owned());
-        }
+        let ended = CancellationToken::new();
+        let mut beating = JoinSet::new();
+        beating.spawn(pulse(clock, ended.clone()));
+        let mut collector = Collector::new(self, workload, watch);
+        collector.collect(records, Running { clock, duration: workload.duration, live: &live, stop: &stop }).await;
+        let summary = driving.join_next().await.context("the driver is gone")???;
+        ended.cancel();
+        let lateness = beating.join_next().await.context("nobody takes the pulse")??;
+        let stopped = summary.stopped.then(|| "it was stopped".to_owned());
+        let lost = (summary.lost > 0)
+            .then(|| format!("{} requests have no record: this is a fault of the harness", summary.lost));
         Ok(Once {
             measured: collector.measures.finish(summary.scheduled_until),
             clients: collector.clients,
             most_in_flight: live.most_in_flight.load(Relaxed),
-            broken_off: collector.broken_off,
+            pulse_lag: lateness.distribution(),
+            broken_off: collector.broken_off.or(stopped).or(lost),
         })
     }
 }
-
-/// API keys by tenant; none where nobody needs one.
-pub(super) type Keys = BTreeMap<String, Option<String>>;

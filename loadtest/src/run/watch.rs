@@ -106,7 +106,7 @@ impl Moment<'_> {
             completed: live.completed.load(Relaxed),
             failed: live.failed.load(Relaxed),
             left: live.left.load(Relaxed),
-            completion_tokens: live.tokens.load(Relaxed),
+            completion_tokens: live.chunks.load(Relaxed),
             ttft_p50_ms: measured.ttft_scheduled_p50,
             ttft_p95_ms: measured.ttft_scheduled_p95,
             errors: measured.errors.into_iter().collect(),

@@ -7,7 +7,6 @@
 //! Rao and A. J. Scott, A simple method for the analysis of clustered binary data, Biometrics 48, 1992).
 
 use crate::report::Report;
-use crate::verdict;
 
 /// 95 % two-sided, in standard deviations.
 const DEVIATIONS: f64 = 1.959_964;
@@ -36,7 +35,7 @@ pub(super) enum Answer {
 impl Seen {
     /// What a run says.
     pub(super) fn of(report: &Report) -> Self {
-        let (good, all) = (report.total.good as f64, verdict::expected(&report.total) as f64);
+        let (good, all) = (report.total.good as f64, report.total.expected() as f64);
         let effect = design_effect(report);
         Self { good: good / effect, all: all / effect }
     }

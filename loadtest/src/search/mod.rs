@@ -15,7 +15,6 @@ pub use limit::{Search, find_limit};
 
 use crate::report::Report;
 use crate::report::sweep::{Finding, Limit, Point, Sweep};
-use crate::verdict;
 use crate::workload::Workload;
 use attainment::Seen;
 
@@ -26,13 +25,15 @@ const MOST_LOADS: usize = 100;
 /// machine in the meantime does not pass for an effect of the load.
 ///
 /// # Errors
-/// The first run could not be made.
+/// A load is no number above 0, or the first run could not be made.
 pub async fn sweep(
     workload: &Workload,
     loads: &[f64],
     repeats: u32,
     run: impl AsyncFnMut(f64) -> anyhow::Result<Report>,
 ) -> anyhow::Result<Sweep> {
+    let sound = loads.iter().all(|load| *load > 0.0 && load.is_finite());
+    anyhow::ensure!(sound, "not all loads are numbers above 0\nhint: 0.5,1,2,4, say");
     let mut runs = Runs::new(workload, run);
     for _ in 0..repeats {
         for load in loads {
@@ -88,7 +89,7 @@ impl<'a, R: AsyncFnMut(f64) -> anyhow::Result<Report>> Runs<'a, R> {
     async fn at(&mut self, load: f64) -> anyhow::Result<Report> {
         let report = (self.run)(load).await.with_context(|| format!("the run at load {load}"))?;
         // Where everything comes too late, nothing is complete. That is an answer if less load went well before.
-        let overloaded = verdict::complete(&report.total) == 0
+        let overloaded = report.total.complete() == 0
             && report.verdict.invalid.len() == 1
             && self.points.iter().any(|point| point.met && point.load < load);
         self.points.push(Point::of(load, &report));
@@ -127,8 +128,7 @@ impl<'a, R: AsyncFnMut(f64) -> anyhow::Result<Report>> Runs<'a, R> {
 impl Point {
     /// What a sweep keeps of a run.
     fn of(load: f64, report: &Report) -> Self {
-        let total = &report.total;
-        let measure = |name| total.measures.get(name).filter(|values| values.count > 0);
+        let (total, seen) = (&report.total, Seen::of(report));
         Self {
             load,
             scheduled: total.scheduled,
@@ -136,11 +136,11 @@ impl Point {
             completed: total.rates.completed,
             goodput: total.rates.goodput,
             completion_tokens: total.rates.completion_tokens,
-            attainment: Seen::of(report).part(),
-            attainment_interval: Seen::of(report).interval(),
-            ttft_scheduled_p50: measure("ttft_scheduled").map(|values| values.p50),
-            ttft_scheduled_p95: measure("ttft_scheduled").map(|values| values.p95),
-            tpot_p50: measure("tpot").map(|values| values.p50),
+            attainment: seen.part(),
+            attainment_interval: seen.interval(),
+            ttft_scheduled_p50: total.measure("ttft_scheduled").map(|values| values.p50),
+            ttft_scheduled_p95: total.measure("ttft_scheduled").map(|values| values.p95),
+            tpot_p50: total.measure("tpot").map(|values| values.p50),
             met: report.verdict.exit_code() == 0,
             invalid: report.verdict.invalid.clone(),
         }

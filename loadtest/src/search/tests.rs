@@ -277,7 +277,9 @@ fn a_sweep_takes_its_loads_in_turns_and_keeps_what_it_has() {
     };
     let sweep = wait(super::sweep(&workload(), &[1.0, 2.0], 2, run)).unwrap();
     assert_eq!((loads_of(&sweep), sweep.finding), (vec![1.0, 2.0, 1.0], Finding::BrokenOff));
-    assert!(wait(super::sweep(&workload(), &[], 2, async |_| panic!("a run was made"))).is_err());
+    for wrong in [&[][..], &[0.0], &[-1.0], &[1.0, f64::NAN], &[f64::INFINITY]] {
+        assert!(wait(super::sweep(&workload(), wrong, 2, async |_| panic!("a run was made"))).is_err());
+    }
 }
 
 #[test]

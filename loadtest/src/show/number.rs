@@ -1,11 +1,15 @@
 //! Numbers as people read them: a unit beside each, no more digits than matter.
 
+/// What stands where there is no value.
+pub(super) fn none() -> String {
+    "–".to_owned()
+}
+
 /// A time in milliseconds, with the unit in which it reads best.
 pub(super) fn milliseconds(value: f64) -> String {
     match value {
-        value if !value.is_finite() => "–".to_owned(),
+        value if !value.is_finite() => none(),
         value if value < 0.005 => "0 ms".to_owned(),
-        value if value < 0.995 => format!("{value:.2} ms"),
         value if value < 9.995 => format!("{value:.2} ms"),
         value if value < 99.95 => format!("{value:.1} ms"),
         value if value < 999.5 => format!("{value:.0} ms"),
@@ -16,7 +20,7 @@ pub(super) fn milliseconds(value: f64) -> String {
 /// A time in seconds.
 pub(super) fn seconds(value: f64) -> String {
     match value {
-        value if !value.is_finite() => "–".to_owned(),
+        value if !value.is_finite() => none(),
         value if value < 9.995 => format!("{value:.2} s"),
         value if value < 99.95 => format!("{value:.1} s"),
         value => format!("{} s", whole(value)),
@@ -26,7 +30,7 @@ pub(super) fn seconds(value: f64) -> String {
 /// A number of things, or a rate: three digits, or all digits before the point.
 pub(super) fn quantity(value: f64) -> String {
     match value {
-        value if !value.is_finite() => "–".to_owned(),
+        value if !value.is_finite() => none(),
         0.0 => "0".to_owned(),
         value if value.abs() < 0.0995 => format!("{value:.3}"),
         value if value.abs() < 9.995 => format!("{value:.2}"),
@@ -52,7 +56,7 @@ pub(super) fn round_milliseconds(value: f64) -> String {
 /// A part of a whole in percent, rounded down so that "100 %" means all, and "0 %" none.
 pub(super) fn percent(part: f64) -> String {
     match part {
-        part if !part.is_finite() => "–".to_owned(),
+        part if !part.is_finite() => none(),
         0.0 => "0 %".to_owned(),
         1.0 => "100 %".to_owned(),
         part if part > 0.0 && part < 0.001 => "< 0.1 %".to_owned(),

@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use super::number::{count, milliseconds, printable, quantity};
+use super::number::{count, milliseconds, none, printable, quantity};
 
 /// How far apart lines are where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -129,11 +129,11 @@ impl<W: Write> Progress<W> {
 fn rate(now: &Snapshot, last: &Snapshot, value: fn(&Snapshot) -> u64) -> String {
     let seconds = now.elapsed.saturating_sub(last.elapsed).as_secs_f64();
     let change = value(now).saturating_sub(value(last)) as f64;
-    if seconds > 0.0 { quantity(change / seconds) } else { "–".to_owned() }
+    if seconds > 0.0 { quantity(change / seconds) } else { none() }
 }
 
 fn ttft(now: &Snapshot) -> String {
-    let [p50, p95] = [now.ttft_p50_ms, now.ttft_p95_ms].map(|value| value.map_or("–".to_owned(), milliseconds));
+    let [p50, p95] = [now.ttft_p50_ms, now.ttft_p95_ms].map(|value| value.map_or_else(none, milliseconds));
     format!("TTFT p50 {p50}, p95 {p95}")
 }
 

@@ -28,13 +28,11 @@ struct Seen {
 impl Seen {
     fn finish(mut self) -> Summary {
         let summary = &mut self.summary;
-        let left = summary.endings.get("left").copied().unwrap_or(0);
-        let completed = summary.endings.get("complete").copied().unwrap_or(0);
         let per_second = |n: u64| n as f64 / SECONDS as f64;
-        summary.attainment = summary.good as f64 / (summary.scheduled - left) as f64;
+        summary.attainment = summary.good as f64 / summary.expected() as f64;
         summary.rates = Rates {
             offered: per_second(summary.scheduled),
-            completed: per_second(completed),
+            completed: per_second(summary.complete()),
             goodput: per_second(summary.good),
             prompt_tokens: per_second(summary.tokens.prompt),
             completion_tokens: per_second(summary.tokens.completion),
@@ -45,31 +43,15 @@ impl Seen {
     }
 }
 
-/// What `measure` makes of the values, to three digits.
-pub(super) fn distribution(mut values: Vec<f64>) -> Distribution {
-    values.sort_by(f64::total_cmp);
-    let at = |part: f64| values[((values.len() as f64 * part).ceil() as usize).clamp(1, values.len()) - 1];
-    let mut histogram: Vec<(f64, u64)> = Vec::new();
-    for &value in &values {
+/// What `measure` makes of the values: its histogram has three digits.
+pub(super) fn distribution(values: Vec<f64>) -> Distribution {
+    let three_digits = |value: f64| {
         let unit = 10f64.powf(value.max(0.001).log10().floor() - 2.0);
-        let rounded = (value / unit).round() * unit;
-        match histogram.last_mut() {
-            Some((last, times)) if *last == rounded => *times += 1,
-            _ => histogram.push((rounded, 1)),
-        }
-    }
-    Distribution {
-        count: values.len() as u64,
-        min: values[0],
-        mean: values.iter().sum::<f64>() / values.len() as f64,
-        p50: at(0.5),
-        p90: at(0.9),
-        p95: at(0.95),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: values[values.len() - 1],
-        histogram,
-    }
+        (value / unit).round() * unit
+    };
+    let mut rounded: Vec<f64> = values.iter().copied().map(three_digits).collect();
+    rounded.sort_by(f64::total_cmp);
+    Distribution { histogram: sample::histogram(&rounded), ..sample::distribution(&values) }
 }
 
 /// A run under way: what came of its requests so far.
@@ -193,6 +175,7 @@ pub(super) fn report() -> Report {
         cancel: Some(distribution((0..20).map(|n| 62.0 + f64::from(n * n) * 0.4).collect())),
         harness_health: Health {
             dispatch_lag: distribution((0..900).map(|n| 0.02 + f64::from(n % 90) * 0.004).collect()),
+            pulse_lag: distribution((0..900).map(|n| 0.1 + f64::from(n % 90) * 0.01).collect()),
             cpu_seconds: 4.21,
             was_bottleneck: false,
             most_in_flight: 19,

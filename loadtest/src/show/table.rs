@@ -158,15 +158,13 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::record::Usage;
+    use crate::record::{Usage, sample};
 
     fn record() -> Record {
         let ms = Duration::from_millis;
         Record {
-            tenant: 0,
             session: 3,
             turn: 1,
-            streamed: true,
             scheduled: ms(1000),
             dispatched: Duration::from_micros(1_000_250),
             sent: ms(1001),
@@ -174,21 +172,17 @@ mod tests {
             retried: vec![Refusal { status: 429, code: "rate_limit_exceeded".to_owned() }],
             head: Some(ms(1200)),
             first_token: Some(ms(1400)),
-            first_output_token: None,
             last_token: Some(ms(2400)),
             ended: ms(2401),
             gaps: vec![ms(300), ms(700)],
             chunks: 3,
             queue_wait: Some(ms(150)),
-            prefill: None,
-            decode: None,
             planned_prompt_tokens: 128,
             planned_output_tokens: 3,
             usage: Some(Usage { prompt: 130, cached: 64, completion: 3 }),
             tokens_seen: 3,
-            ending: Ending::Complete,
             request_id: Some("0198-a".to_owned()),
-            lie: None,
+            ..sample()
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Counters {
 /// In words, why they cannot be read.
 pub(crate) async fn read(upstream: &Server) -> Result<Counters, String> {
     let url = &upstream.url;
-    let reply = upstream.client.get("/metrics", upstream.key.as_deref()).await;
+    let reply = upstream.get("/metrics").await;
     let answer = reply.map_err(|error| format!("{url}/metrics: {error:#}"))?;
     let status = answer.status;
     match status {

@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Client, ClientError, Options};
+use crate::client::{Answer, Client, ClientError, Message, Options};
 use crate::report;
 
 /// Between two questions to a server that is loading its model.
@@ -48,6 +48,26 @@ impl Server {
     pub fn with_key(&self, key: Option<String>) -> Self {
         Self { key, ..self.clone() }
     }
+
+    /// A whole reply to a GET with its key.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.client.get(path, self.key.as_deref()).await
+    }
+
+    /// A chat request whose streamed answer goes on up to `output_tokens`, for who measures the server and not what it
+    /// says.
+    pub(crate) fn long_stream(&self, model: &str, prompt: &str, output_tokens: u32) -> Result<Message, ClientError> {
+        let body = json!({
+            "model": model,
+            "messages": [{ "role": "user", "content": prompt }],
+            "max_tokens": output_tokens,
+            "ignore_eos": true,
+            "stream": true,
+        });
+        let mut message = self.client.message(Method::POST, "/v1/chat/completions", self.key.as_deref())?;
+        message.body = body.to_string().into();
+        Ok(message)
+    }
 }
 
 /// Who will ask the target for what.
@@ -77,7 +97,9 @@ pub struct Found {
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// Nobody answers.
-    #[error("{url} cannot be reached: {why}\nhint: is the server running, and is this its address and port?")]
+    #[error(
+        "{url} cannot be reached: {why}\nhint: is the server running, is this its address and port, and is http or https right?"
+    )]
     Unreachable {
         /// The address that was asked.
         url: String,
@@ -127,8 +149,8 @@ pub enum Unfit {
     },
 }
 
-/// Looks at the target (with each asker's key, not its own), and at the llama-servers behind it if their addresses are known. A server that is loading its
-/// model is waited for, `patience` at most.
+/// Looks at the target (with each asker's key, not its own), and at the llama-servers behind it if their addresses are
+/// known. A server that is loading its model is waited for, `patience` at most.
 ///
 /// # Errors
 /// The target, or one of the llama-servers, cannot be used as it is.
@@ -228,7 +250,7 @@ async fn patiently(server: &Server, path: &'static str, patience: Duration) -> R
 }
 
 async fn get(server: &Server, path: &str) -> Result<(StatusCode, Bytes), Unfit> {
-    match server.client.get(path, server.key.as_deref()).await {
+    match server.get(path).await {
         Ok(answer) => Ok((answer.status, answer.body)),
         Err(error) => Err(Unfit::Unreachable { url: server.url.clone(), why: format!("{error:#}") }),
     }

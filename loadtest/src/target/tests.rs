@@ -1,7 +1,5 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use serde_json::json;
-
 use super::*;
 use crate::stub::{Asked, Stub, nobody};
 
@@ -22,15 +20,20 @@ fn asker(tenant: &str, key: &str) -> Asker {
     Asker { tenant: tenant.to_owned(), key: Some(key.to_owned()), model: "tiny".to_owned() }
 }
 
-/// A tokenizer for which each word with the space before it is a token, but for words with an `x`, which are two.
+/// A tokenizer for which each word with the space before it is a token, but for words with an `x`, which are two; and so
+/// is a line's first word, but for those that begin with a `k`.
 fn tokenize(body: &[u8]) -> String {
     let asked: Value = serde_json::from_slice(body).unwrap();
     let mut tokens = Vec::new();
-    for (index, word) in asked["content"].as_str().unwrap().split(' ').enumerate() {
-        let space = if index == 0 { "" } else { " " };
-        match word.split_once('x') {
-            Some((left, right)) => tokens.extend([format!("{space}{left}"), format!("x{right}")]),
-            None => tokens.push(format!("{space}{word}")),
+    for (line, words) in asked["content"].as_str().unwrap().split('\n').enumerate() {
+        tokens.extend((line > 0).then(|| "\n".to_owned()));
+        for (index, word) in words.split(' ').enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            match (word.split_once('x'), word.strip_prefix('k').filter(|_| index == 0)) {
+                (Some((left, right)), _) => tokens.extend([format!("{space}{left}"), format!("x{right}")]),
+                (None, Some(rest)) => tokens.extend(["k".to_owned(), rest.to_owned()]),
+                (None, None) => tokens.push(format!("{space}{word}")),
+            }
         }
     }
     json!({ "tokens": tokens.iter().map(|piece| json!({ "id": 1, "piece": piece })).collect::<Vec<_>>() }).to_string()
@@ -62,7 +65,7 @@ async fn a_llama_server_tells_its_slots_its_build_and_the_words_that_are_one_tok
     let found = examine(&server(&llama), &[], &[asker("a", "any")], PATIENCE).await.unwrap();
     assert_eq!((found.target.slots, found.target.build.as_deref()), (Some(2), Some("b1-test")));
     assert!(found.target.exact_prompts && found.target.upstream.is_none());
-    assert!(found.words.len() > 1000 && found.words.iter().all(|word| !word.contains('x')));
+    assert!(found.words.len() > 1000 && found.words.iter().all(|word| !word.contains('x') && !word.starts_with('k')));
     assert_eq!(found.warnings, Vec::<String>::new());
 }
 
@@ -169,4 +172,13 @@ async fn what_a_server_says_is_quoted_on_one_short_line() {
     let error = examine(&server(&broken), &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("/v1/models answers 500 Internal Server Error: line linex") && text.len() < 500, "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_never_answers_is_given_up() {
+    let stub = Stub::start(|mut conn| async move { conn.hung_up().await }).await;
+    let (server, askers) = (server(&stub), [asker("a", "any")]);
+    let examined = tokio::time::timeout(Duration::from_secs(600), examine(&server, &[], &askers, PATIENCE)).await;
+    let error = examined.expect("it ends by itself").unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
 }

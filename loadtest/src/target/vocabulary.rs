@@ -1,8 +1,8 @@
 //! Words that are one token each, so that a prompt of n words has n tokens: asked from the server's own tokenizer.
 //!
 //! `words.txt` has common short English words. Most of them are one token with the space before them in any tokenizer
-//! that has seen English; which, `/tokenize` tells. Tokenizers split at spaces before they do anything else, so what
-//! holds for a word alone holds in a text; one text is counted to see that it does.
+//! that has seen English, and many without it, as a prompt begins; which, `/tokenize` tells. Tokenizers split at spaces
+//! before they do anything else, so what holds for a word alone holds in a text; one text is counted to see that it does.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,11 +25,12 @@ const LEAST: usize = 100;
 /// In words, why its tokens cannot be had.
 pub(super) async fn ask(server: &Server) -> Result<Vec<String>, String> {
     let words: Vec<_> = WORDS.lines().collect();
-    // The first word has no space before it and is not judged; so it comes twice.
-    let text = format!("{} {}", words[0], words.join(" "));
-    let tokens = tokenize(server, &text).await?;
-    let whole = one_token_each(&words, tokens.iter().map(|token| token.piece.text()))
-        .ok_or("the tokens of a text are not its words")?;
+    let whole = words_after(server, &words, " ").await?;
+    // A chat template begins a prompt on a line of its own: where a word without its space is two tokens, a prompt that
+    // begins with it has one more. Some tokenizers have hardly a word without its space; then it cannot be helped.
+    let first = words_after(server, &words, "\n").await?;
+    let both: Vec<_> = whole.iter().filter(|word| first.contains(word)).cloned().collect();
+    let whole = if both.len() < LEAST { whole } else { both };
     if whole.len() < LEAST {
         return Err(format!("only {} of {} words are one token each", whole.len(), words.len()));
     }
@@ -42,20 +43,30 @@ pub(super) async fn ask(server: &Server) -> Result<Vec<String>, String> {
     Ok(whole)
 }
 
-/// Of a text that is the first word and then all words, each after a space: the words that are one piece. `None`: the
-/// pieces do not make up the text.
-fn one_token_each<'a>(words: &[&str], mut pieces: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
+/// The words that are one token each after a separator: with the space before them, or alone on a line.
+async fn words_after(server: &Server, words: &[&str], separator: &str) -> Result<Vec<String>, String> {
+    // The first word has no separator before it and is not judged; so it comes twice.
+    let text = format!("{}{separator}{}", words[0], words.join(separator));
+    let tokens = tokenize(server, &text).await?;
+    let lead = if separator == " " { " " } else { "" };
+    let pieces = tokens.iter().map(|token| token.piece.text());
+    one_token_each(words, lead, pieces).ok_or_else(|| "the tokens of a text are not its words".to_owned())
+}
+
+/// Of a text that is the first word and then all words, each after a space or on a line of its own: the words that are
+/// one piece, `lead` included. `None`: the pieces do not make up the text.
+fn one_token_each<'a>(words: &[&str], lead: &str, mut pieces: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
     let mut whole = Vec::new();
     for (position, word) in words.first().into_iter().chain(words).enumerate() {
-        let (mut text, mut count) = (String::new(), 0);
-        while text.trim_start_matches(' ') != *word {
-            text += pieces.next()?;
-            count += 1;
+        let (mut text, mut last) = (String::new(), "");
+        while text.trim_start_matches([' ', '\n']) != *word {
+            last = pieces.next()?;
+            text += last;
             if text.len() > word.len() + 1 {
                 return None;
             }
         }
-        if position > 0 && count == 1 && text.starts_with(' ') {
+        if position > 0 && last.strip_prefix(lead) == Some(word) {
             whole.push((*word).to_owned());
         }
     }
@@ -109,13 +120,20 @@ mod tests {
     fn words_of_several_pieces_are_left_out_and_the_rest_is_still_found() {
         let words = ["able", "about", "abroad", "above"];
         let pieces = ["able", " able", " about", " ab", "road", " above"];
-        assert_eq!(one_token_each(&words, pieces.into_iter()).unwrap(), ["able", "about", "above"]);
+        assert_eq!(one_token_each(&words, " ", pieces.into_iter()).unwrap(), ["able", "about", "above"]);
     }
 
     #[test]
     fn a_tokenizer_that_puts_a_space_before_the_text_is_understood() {
         let pieces = [" a", "ble", " able", " about"];
-        assert_eq!(one_token_each(&["able", "about"], pieces.into_iter()).unwrap(), ["able", "about"]);
+        assert_eq!(one_token_each(&["able", "about"], " ", pieces.into_iter()).unwrap(), ["able", "about"]);
+    }
+
+    #[test]
+    fn words_that_begin_a_line_are_judged_without_a_space() {
+        let words = ["able", "about", "abroad", "above"];
+        let pieces = ["able", "\n", "able", "\n", "ab", "out", "\n", "abroad", "\n", "above"];
+        assert_eq!(one_token_each(&words, "", pieces.into_iter()).unwrap(), ["able", "abroad", "above"]);
     }
 
     #[test]
@@ -123,7 +141,7 @@ mod tests {
         for wrong in
             [&["able", " above", " about"][..], &["able", " able"], &[], &["\u{fffd}", "able", " able", " about"]]
         {
-            assert_eq!(one_token_each(&["able", "about"], wrong.iter().copied()), None, "{wrong:?}");
+            assert_eq!(one_token_each(&["able", "about"], " ", wrong.iter().copied()), None, "{wrong:?}");
         }
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 pub use metric::{Metric, MetricError, Statistic};
 
-use crate::report::{Audit, Fairness, Objective, Report, Summary, Verdict};
-use crate::workload::Objectives;
+use crate::report::{Audit, Distribution, Fairness, Objective, Report, Summary, Verdict};
+use crate::workload::{Objectives, Workload};
 
 /// The name of the objective of attainment. `find-limit` decides about it in its own way.
 pub const ATTAINMENT: &str = "attainment";
@@ -68,11 +68,16 @@ impl Doubts {
     }
 }
 
+/// Whether the harness was later than the workload allows, in turning to requests or at all: then it was the bottleneck.
+pub fn is_too_late(lag: &Distribution, workload: &Workload) -> bool {
+    lag.p99 > in_milliseconds(workload.max_dispatch_lag)
+}
+
 /// The harness was the bottleneck if it turned to requests later than the workload allows (docs of `max_dispatch_lag`).
 fn too_slow(report: &Report) -> Option<String> {
     let (health, workload) = (&report.harness_health, &report.workload);
-    let late = health.dispatch_lag.p99 > in_milliseconds(workload.max_dispatch_lag);
-    if !late && !health.was_bottleneck {
+    let late = is_too_late(&health.dispatch_lag, workload) || is_too_late(&health.pulse_lag, workload);
+    if !health.was_bottleneck && !late {
         return None;
     }
     let hint = if health.most_in_flight >= workload.max_in_flight as u64 {
@@ -81,10 +86,12 @@ fn too_slow(report: &Report) -> Option<String> {
         "hint: give the harness more CPU, lower the load, or raise max_dispatch_lag if so late is early enough"
     };
     Some(format!(
-        "the harness itself was too slow: it turned to requests {} late at the 99th percentile and {} at most, where \
-         max_dispatch_lag allows {}; {} requests were under way at most, of {} allowed\n{hint}",
+        "the harness itself was too slow: it turned to requests {} late at the 99th percentile and {} at most, and a task \
+         that only wakes was {} late, where max_dispatch_lag allows {}; {} requests were under way at most, of {} \
+         allowed\n{hint}",
         time(health.dispatch_lag.p99),
         time(health.dispatch_lag.max),
+        time(health.pulse_lag.p99),
         time(in_milliseconds(workload.max_dispatch_lag)),
         health.most_in_flight,
         workload.max_in_flight,
@@ -92,7 +99,7 @@ fn too_slow(report: &Report) -> Option<String> {
 }
 
 fn nothing_complete(total: &Summary) -> Option<String> {
-    if complete(total) > 0 {
+    if total.complete() > 0 {
         return None;
     }
     if total.scheduled == 0 {
@@ -102,46 +109,27 @@ fn nothing_complete(total: &Summary) -> Option<String> {
     Some(format!("of {} requests not one was complete: {}", total.scheduled, endings.join(", ")))
 }
 
-/// How many requests of a group were complete.
-pub fn complete(group: &Summary) -> u64 {
-    ended(group, "complete")
-}
-
-/// How many requests count for attainment: all that were scheduled, without those whose client left.
-pub fn expected(group: &Summary) -> u64 {
-    group.scheduled.saturating_sub(ended(group, "left"))
-}
-
-/// How many requests ended neither complete nor left.
-pub fn failed(group: &Summary) -> u64 {
-    expected(group).saturating_sub(complete(group))
-}
-
-fn ended(group: &Summary, ending: &str) -> u64 {
-    group.endings.get(ending).copied().unwrap_or(0)
-}
-
 fn of_requests(wanted: &Objectives, total: &Summary) -> Vec<Objective> {
     let mut objectives = Vec::new();
     if let Some(least) = wanted.attainment {
-        let part = part(total.good, expected(total));
+        let part = part(total.good, total.expected());
         objectives.push(Objective {
             name: ATTAINMENT.to_owned(),
             wanted: format!("at least {} of all scheduled requests good", percent(least)),
             measured: match part {
-                Some(part) => format!("{} ({} of {})", percent(part), total.good, expected(total)),
+                Some(part) => format!("{} ({} of {})", percent(part), total.good, total.expected()),
                 None => "no request was expected to be good".to_owned(),
             },
             met: part.is_some_and(|part| part >= least),
         });
     }
     if let Some(most) = wanted.error_rate {
-        let part = part(failed(total), total.scheduled);
+        let part = part(total.failed(), total.scheduled);
         objectives.push(Objective {
             name: "error_rate".to_owned(),
             wanted: format!("at most {} of all scheduled requests failed", percent(most)),
             measured: match part {
-                Some(part) => format!("{} ({} of {})", percent(part), failed(total), total.scheduled),
+                Some(part) => format!("{} ({} of {})", percent(part), total.failed(), total.scheduled),
                 None => "no request was scheduled".to_owned(),
             },
             met: part.is_some_and(|part| part <= most),
@@ -165,7 +153,7 @@ fn at_most(report: &Report, name: &str, bound: &str) -> Result<Objective, String
     let distribution = if metric.measure == "dispatch_lag" && metric.tenant.is_none() {
         Some(&report.harness_health.dispatch_lag)
     } else {
-        group.measures.get(metric.measure)
+        group.measure(metric.measure)
     };
     let value = distribution.filter(|values| values.count > 0).map(|values| metric.statistic.of(values));
     Ok(Objective {
@@ -191,8 +179,10 @@ fn of_fairness(wanted: &Objectives, fairness: Option<&Fairness>) -> Vec<Objectiv
         });
     }
     if wanted.service_gap_within_bound {
-        let gaps = fairness.map_or(&[][..], |fairness| &fairness.gaps);
-        let worst = gaps.iter().max_by(|one, other| (one.gap / one.bound).total_cmp(&(other.gap / other.bound)));
+        // Who never waited beside the other shows nothing.
+        let gaps = fairness.iter().flat_map(|fairness| &fairness.gaps).filter(|gap| gap.seconds_both_waited > 0.0);
+        // By the difference: a pair that was not served at all has a bound of 0.
+        let worst = gaps.max_by(|one, other| (one.gap - one.bound).total_cmp(&(other.gap - other.bound)));
         objectives.push(Objective {
             name: "service_gap_within_bound".to_owned(),
             wanted: "no gap of service above the scheduler's bound".to_owned(),
@@ -232,6 +222,9 @@ fn of_books(wanted: &Objectives, audit: Option<&Audit>) -> Option<Objective> {
     let measured = match (wanted.audit, audit) {
         (Some(false), _) | (None, None) => return None,
         (Some(true), None) => "the books were not read".to_owned(),
+        // Nothing is known against books that could not be read, and nothing for them.
+        (None, Some(audit)) if audit.lines.is_empty() => return None,
+        (_, Some(audit)) if audit.lines.is_empty() => format!("nothing could be compared: {}", audit.notes.join("; ")),
         (_, Some(audit)) if audit.agrees => format!("{} comparisons agree", audit.lines.len()),
         (_, Some(audit)) => {
             let apart = audit.lines.iter().filter(|line| !line.agrees);

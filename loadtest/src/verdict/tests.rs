@@ -107,6 +107,21 @@ fn books_that_were_read_must_agree_unless_the_workload_says_otherwise() {
 }
 
 #[test]
+fn books_that_could_not_be_read_are_missed_only_where_they_were_asked_for() {
+    let unread = |wanted: Option<bool>| {
+        move |report: &mut Report| {
+            report.workload.slo.run.audit = wanted;
+            let notes = vec!["not compared: llama-server: its address is not known".to_owned()];
+            report.audit = Some(Audit { lines: Vec::new(), agrees: false, notes });
+        }
+    };
+    assert_eq!(verdict(unread(None)).exit_code(), 0);
+    let (met, why) = measured("audit", unread(Some(true)));
+    let wanted = "nothing could be compared: not compared: llama-server: its address is not known";
+    assert_eq!((met, why.as_str()), (false, wanted));
+}
+
+#[test]
 fn what_is_not_wanted_is_not_looked_at() {
     let verdict = verdict(|report| {
         report.workload.slo.run = Objectives { audit: Some(false), ..Objectives::default() };
@@ -129,6 +144,8 @@ fn a_harness_that_was_too_slow_makes_no_measurement_and_says_what_to_do() {
     let reason = invalid(|report| report.harness_health.was_bottleneck = true);
     assert!(reason.contains("too slow"), "{reason}");
     assert!(verdict(|report| report.harness_health.dispatch_lag.p99 = 10.0).invalid.is_empty());
+    let reason = invalid(|report| report.harness_health.pulse_lag.p99 = 12.0);
+    assert!(reason.contains("a task that only wakes was 12 ms late"), "{reason}");
 }
 
 #[test]
@@ -242,4 +259,41 @@ proptest! {
 fn sayable(text: &str) -> String {
     let sayable = |character: char| matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     text.chars().map(|character| if sayable(character) { character } else { '\u{fffd}' }).collect()
+}
+
+#[test]
+fn tenants_who_never_waited_at_the_same_time_do_not_show_that_they_were_served_alike() {
+    let (met, why) = measured("service_gap_within_bound", |report| {
+        let gap = &mut report.fairness.as_mut().unwrap().gaps[0];
+        (gap.gap, gap.seconds_both_waited) = (0.0, 0.0);
+    });
+    assert!(!met && why.starts_with("not measured"), "{why}");
+}
+
+#[test]
+fn a_pair_that_was_not_served_at_all_does_not_hide_a_gap_of_others() {
+    for place in [0, 1] {
+        let (met, why) = measured("service_gap_within_bound", |report| {
+            let gaps = &mut report.fairness.as_mut().unwrap().gaps;
+            gaps[0].gap = gaps[0].bound + 1.0;
+            let nothing = crate::report::Gap { gap: 0.0, bound: 0.0, ..gaps[0].clone() };
+            gaps.insert(place, nothing);
+        });
+        assert!(!met && why.contains("901"), "{why}");
+    }
+}
+
+#[test]
+fn books_that_could_not_be_read_are_missed_only_where_they_are_wanted_and_say_why() {
+    let unread = |wanted: Option<bool>| {
+        verdict(|report| {
+            report.workload.slo.run.audit = wanted;
+            let notes = vec!["not compared: the ledger of a: /v1/usage answers 404".to_owned()];
+            report.audit = Some(Audit { lines: Vec::new(), agrees: false, notes });
+        })
+    };
+    assert_eq!((unread(None).exit_code(), unread(None).objectives.len()), (0, 6));
+    let wanted = unread(Some(true));
+    assert_eq!(wanted.exit_code(), 1);
+    assert!(objective(&wanted, "audit").measured.contains("/v1/usage answers 404"), "{wanted:?}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 
 use super::check::check;
-use super::load::Source;
+use super::load::{Source, set_objective};
 use super::{Arrival, Length, Surface, Tenant, Workload, WorkloadError, load, load_slo};
 
 /// The name of the tenant of the simple case.
@@ -62,9 +62,16 @@ pub struct WorkloadFlags {
     /// Same seed, same requests at the same moments
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// How late the harness may be at the 99th percentile, for machines that are not quiet
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub max_dispatch_lag: Option<Duration>,
     /// File with objectives, in place of the workload's
     #[arg(long, value_name = "FILE")]
     pub slo: Option<PathBuf>,
+    /// An objective besides: run.error_rate=0.01, request.tpot=80ms, or the most that a measure may be:
+    /// ttft_scheduled.p95=2s, TENANT:itl.p99=1s; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub objective: Vec<String>,
 }
 
 impl WorkloadFlags {
@@ -81,6 +88,9 @@ impl WorkloadFlags {
         check(&workload).map_err(|wrong| Source::Flags.wrong(wrong))?;
         if let Some(path) = &self.slo {
             workload.slo = load_slo(path, &workload)?;
+        }
+        for words in &self.objective {
+            set_objective(&mut workload, words)?;
         }
         Ok(workload)
     }
@@ -114,6 +124,7 @@ impl WorkloadFlags {
         workload.duration = self.duration.unwrap_or(workload.duration);
         workload.requests = self.requests.unwrap_or(workload.requests);
         workload.warm_up = self.warm_up.unwrap_or(workload.warm_up);
+        workload.max_dispatch_lag = self.max_dispatch_lag.unwrap_or(workload.max_dispatch_lag);
         workload.seed = self.seed.unwrap_or(workload.seed);
         if let Some(model) = &self.model {
             workload.model.clone_from(model);

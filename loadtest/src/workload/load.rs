@@ -83,6 +83,37 @@ pub fn load_slo(path: &Path, workload: &Workload) -> Result<Slo, WorkloadError> 
     Ok(slo)
 }
 
+/// Sets one objective beside those that the workload has: `key=value`, keys as in a file of objectives (`request.ttft`,
+/// `run.error_rate`), or a measure (`ttft_scheduled.p95`) for `run.at_most`.
+///
+/// # Errors
+/// There is no such key; the value cannot be used.
+pub(super) fn set_objective(workload: &mut Workload, words: &str) -> Result<(), WorkloadError> {
+    let wrong =
+        |what: String, hint: &str| Source::Flags.wrong(Wrong { place: Place::default(), what, hint: hint.to_owned() });
+    let Some((key, value)) = words.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
+        let what = format!("`{words}` is no objective: it has no `=`");
+        return Err(wrong(what, "for example run.error_rate=0.01 or ttft_scheduled.p95=2s"));
+    };
+    // Numbers and truth values are what they are in a file; times are texts there, whose quotes a shell would take.
+    let number = value.parse::<f64>().map(Value::Float);
+    let value = number.or(value.parse().map(Value::Boolean)).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let (table, key) = match key.split_once('.') {
+        Some((table @ ("request" | "run"), key)) => (vec![table], key),
+        _ => (vec!["run", "at_most"], key),
+    };
+    let mut slo = Table::try_from(&workload.slo).map_err(|error| wrong(error.to_string(), "this is no objective"))?;
+    let mut inner = &mut slo;
+    for name in table {
+        let next = inner.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(next) = next else { return Err(wrong(format!("{name} is no table"), "name a key in it")) };
+        inner = next;
+    }
+    inner.insert(key.to_owned(), value);
+    workload.slo = take(&Source::Flags, slo)?;
+    check_slo(&Place::default(), &workload.slo, workload).map_err(|wrong| Source::Flags.wrong(wrong))
+}
+
 /// Reads and checks a workload from its text; relative paths in it begin at `folder`.
 pub(super) fn parse(name: &str, text: &str, folder: &Path) -> Result<Workload, WorkloadError> {
     let source = Source::File { name: name.to_owned(), text };
@@ -103,6 +134,10 @@ fn read<T: DeserializeOwned>(source: &Source<'_>, text: &str) -> Result<T, Workl
         wrong.place = format!("{}:{line}", wrong.place);
         wrong
     })?;
+    take(source, table)
+}
+
+fn take<T: DeserializeOwned>(source: &Source<'_>, table: Table) -> Result<T, WorkloadError> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let names = error.path().iter().filter_map(|segment| match segment {
             Segment::Map { key } => Some(key.as_str()),

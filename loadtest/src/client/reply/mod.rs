@@ -46,6 +46,8 @@ pub struct Reading {
     /// The last timings (llama-server's own measure), and whether they came beside the last usage.
     timings: Option<Timings>,
     beside: bool,
+    /// What was told of the tokens is only what a stream of messages tells at its beginning: none are generated yet.
+    is_begun: bool,
     /// All content was plain text, of which one token makes at most one event.
     plain: bool,
 }
@@ -54,7 +56,7 @@ impl Reading {
     /// A reply of which nothing has come; its answer is kept if `keep_text`.
     pub fn new(surface: Surface, keep_text: bool) -> Self {
         let text = keep_text.then(String::new);
-        Self { surface, text, claim: Claim::default(), timings: None, beside: false, plain: true }
+        Self { surface, text, claim: Claim::default(), timings: None, beside: false, is_begun: false, plain: true }
     }
 
     /// Reads an event of a stream.
@@ -90,7 +92,7 @@ impl Reading {
 
     /// What the server said of its tokens.
     pub fn usage(&self) -> Option<Usage> {
-        self.claim.usage()
+        self.claim.usage().filter(|_| !self.is_begun)
     }
 
     /// How long llama-server computed the prompt and how long it generated, if it told.
@@ -118,7 +120,7 @@ impl Reading {
 
     fn told(&mut self, usage: Option<&wire::Numbers>, timings: Option<Timings>) {
         self.claim.take(usage);
-        self.timings = timings.or(self.timings);
+        self.timings = timings.map(Timings::bounded).or(self.timings);
         if usage.is_some() {
             self.beside = timings.is_some();
         }
@@ -197,7 +199,9 @@ impl Reading {
         if let Some(error) = event.error {
             return Ok(Seen::Failed(error.refusal()));
         }
-        self.told(event.message.as_ref().and_then(|message| message.usage.as_ref()).or(event.usage.as_ref()), None);
+        let at_begin = event.message.as_ref().and_then(|message| message.usage.as_ref());
+        self.is_begun = (self.is_begun || at_begin.is_some()) && event.usage.is_none();
+        self.told(at_begin.or(event.usage.as_ref()), None);
         if *event.kind.0 == *"message_stop" {
             return Ok(Seen::End);
         }

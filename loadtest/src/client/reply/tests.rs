@@ -240,3 +240,31 @@ fn one_token_where_none_is_allowed_is_how_llama_server_counts() {
     let numbers = r#","usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}"#;
     assert_eq!(lie(numbers, 0, Known { allowed: 0, ..KNOWN }), "");
 }
+
+#[test]
+fn what_a_message_tells_at_its_beginning_is_not_its_usage() {
+    let stream = recorded("streams/messages.plain.sse");
+    let end = memchr::memmem::find(&stream, b"event: message_delta").unwrap();
+    let (reading, seen) = read(Surface::Messages, &stream[..end]);
+    assert!(chunks(&seen) > 2);
+    assert_eq!((reading.usage(), reading.tokens_seen(chunks(&seen))), (None, chunks(&seen)));
+    let (reading, _) = read(Surface::Messages, &stream);
+    assert!(reading.usage().is_some());
+}
+
+#[test]
+fn absurd_numbers_are_lies_and_break_nothing() {
+    let most = u64::MAX;
+    let usage = format!(r#","usage":{{"prompt_tokens":{most},"completion_tokens":{most},"total_tokens":{most}}}"#);
+    assert!(lie(&usage, 3, Known { allowed: 8, ..KNOWN }).starts_with("usage with "));
+    let beside = r#","usage":{"prompt_tokens":5,"completion_tokens":3}"#.to_owned()
+        + &format!(r#","timings":{{"cache_n":{most},"prompt_n":{most},"predicted_n":3}}"#);
+    assert!(lie(&beside, 3, Known { allowed: 8, ..KNOWN }).contains("beside timings"));
+    let mut reading = Reading::new(Surface::Messages, false);
+    let body = format!(
+        r#"{{"content":[],"usage":{{"input_tokens":{most},"cache_read_input_tokens":{most},
+           "cache_creation_input_tokens":{most},"output_tokens":{most}}}}}"#
+    );
+    reading.whole(body.as_bytes()).unwrap();
+    assert!(reading.lie(KNOWN).is_some());
+}

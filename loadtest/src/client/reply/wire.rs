@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::MAX_CODE;
 use crate::record::{Refusal, Usage};
 
+/// More tokens are never told of one request in earnest. Sums of what is below fit, a million requests long.
+const MOST_TOLD: u64 = 1 << 40;
+
 /// A text. (serde borrows a `Cow` only if it is not within an `Option`, so it has a type of its own.)
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
@@ -191,6 +194,15 @@ pub(super) struct Timings {
     pub(super) predicted_ms: Option<f64>,
 }
 
+impl Timings {
+    /// With numbers that can be added.
+    pub(super) fn bounded(self) -> Self {
+        let [cache_n, prompt_n, predicted_n] =
+            [self.cache_n, self.prompt_n, self.predicted_n].map(|number| number.min(MOST_TOLD));
+        Self { cache_n, prompt_n, predicted_n, ..self }
+    }
+}
+
 /// What has been claimed, put together from one or several `usage` objects.
 #[derive(Debug, Default)]
 pub(super) struct Claim {
@@ -204,17 +216,19 @@ impl Claim {
     /// Takes a further `usage`; what it does not tell stays as it was.
     pub(super) fn take(&mut self, numbers: Option<&Numbers>) {
         let Some(numbers) = numbers else { return };
-        let cached = |details: &Option<Details>| details.as_ref().and_then(|details| details.cached_tokens);
+        let bounded = |number: Option<u64>| number.map(|number| number.min(MOST_TOLD));
+        let cached = |details: &Option<Details>| bounded(details.as_ref().and_then(|details| details.cached_tokens));
+        let (read, written) = (bounded(numbers.cache_read_input_tokens), bounded(numbers.cache_creation_input_tokens));
         // Anthropic's input_tokens are without the cached ones.
-        let beside = numbers.cache_read_input_tokens.unwrap_or(0) + numbers.cache_creation_input_tokens.unwrap_or(0);
-        let prompt = numbers.prompt_tokens.or(numbers.input_tokens.map(|tokens| tokens + beside));
+        let beside = read.unwrap_or(0) + written.unwrap_or(0);
+        let prompt = bounded(numbers.prompt_tokens).or(bounded(numbers.input_tokens).map(|tokens| tokens + beside));
         self.prompt = prompt.or(self.prompt);
         self.cached = cached(&numbers.prompt_tokens_details)
             .or(cached(&numbers.input_tokens_details))
-            .or(numbers.cache_read_input_tokens)
+            .or(read)
             .unwrap_or(self.cached);
-        self.completion = numbers.completion_tokens.or(numbers.output_tokens).or(self.completion);
-        self.total = numbers.total_tokens.or(self.total);
+        self.completion = bounded(numbers.completion_tokens.or(numbers.output_tokens)).or(self.completion);
+        self.total = bounded(numbers.total_tokens).or(self.total);
     }
 
     pub(super) fn usage(&self) -> Option<Usage> {

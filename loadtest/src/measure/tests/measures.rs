@@ -122,7 +122,7 @@ fn codes_that_a_server_makes_up_do_not_fill_the_memory() {
     }
     measures.add(&without_token(0, 1, Ending::Unreachable));
     let measured = measures.finish(END);
-    let snapshot = measures.snapshot(END);
+    let snapshot = measures.snapshot();
     let endings = &measured.total.endings;
     assert_eq!((endings.len(), endings["other"], endings["unreachable"]), (66, 936, 1), "our own names stay");
     for labels in [&measured.total.retried, &measured.lies] {
@@ -152,21 +152,14 @@ fn lag_of_the_harness_is_told() {
 }
 
 #[test]
-fn a_snapshot_tells_rates_since_the_one_before() {
-    let mut measures = Measures::new(&workload(1), 1);
-    let seconds = Duration::from_secs;
+fn a_snapshot_tells_first_tokens_and_failures_so_far() {
+    let mut measures = Measures::new(&Workload { warm_up: ms(1000), ..workload(1) }, 1);
     measures.add(&complete(0));
     measures.add(&without_token(0, 1, refused("queue_full")));
-    let first = measures.snapshot(seconds(1));
-    assert_eq!((first.completed, first.failed, first.left), (1, 1, 0));
-    assert_eq!(first.errors["status 429 queue_full"], 1);
-    assert_eq!(first.ttft_scheduled_p50, Some(100.0));
-    for _ in 0..10 {
-        measures.add(&complete(1000));
-    }
-    let second = measures.snapshot(seconds(3));
-    assert_eq!((second.completed_per_second, second.completion_tokens_per_second), (5.0, 25.0));
-    assert_eq!(measures.snapshot(seconds(4)).completed_per_second, 0.0);
+    measures.add(&without_token(0, 1, Ending::Left));
+    let snapshot = measures.snapshot();
+    assert_eq!((snapshot.ttft_scheduled_p50, snapshot.ttft_scheduled_p95), (Some(100.0), Some(100.0)));
+    assert_eq!(snapshot.errors, [("status 429 queue_full".to_owned(), 1)].into());
 }
 
 #[test]

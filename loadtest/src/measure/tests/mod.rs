@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::record::{Ending, Record, Refusal, Usage};
+use crate::record::{Ending, Record, Refusal, Usage, sample};
 use crate::workload::{Tenant, Workload};
 
 fn ms(millis: u64) -> Duration {
@@ -21,15 +21,9 @@ fn ms(millis: u64) -> Duration {
 /// others 10 ms apart, the end 5 ms later.
 fn complete(sent: u64) -> Record {
     Record {
-        tenant: 0,
-        session: 0,
-        turn: 0,
-        streamed: true,
         scheduled: ms(sent),
         dispatched: ms(sent),
         sent: ms(sent),
-        tries: 1,
-        retried: Vec::new(),
         head: Some(ms(sent + 1)),
         first_token: Some(ms(sent + 100)),
         first_output_token: Some(ms(sent + 110)),
@@ -37,16 +31,11 @@ fn complete(sent: u64) -> Record {
         ended: ms(sent + 145),
         gaps: vec![ms(10); 4],
         chunks: 5,
-        queue_wait: None,
-        prefill: None,
-        decode: None,
         planned_prompt_tokens: 10,
         planned_output_tokens: 5,
         usage: Some(Usage { prompt: 10, cached: 4, completion: 5 }),
         tokens_seen: 5,
-        ending: Ending::Complete,
-        request_id: None,
-        lie: None,
+        ..sample()
     }
 }
 

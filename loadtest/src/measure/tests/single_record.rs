@@ -197,3 +197,16 @@ fn tokens_of_a_reply_in_one_piece_came_while_the_server_generated() {
     let impossible = Record { decode: Some(Duration::from_secs(9)), ..told };
     assert_eq!(prompt_done(&impossible), Some(ms(0)), "not before it was sent");
 }
+
+#[test]
+fn a_stream_without_any_content_meets_no_bound_on_its_first_token() {
+    let empty = Record { usage: None, ..without_token(0, 1, Ending::Complete) };
+    for slo in [
+        RequestSlo { ttft: Some(ms(100)), ..RequestSlo::default() },
+        RequestSlo { ttft_scheduled: Some(ms(100)), ..RequestSlo::default() },
+    ] {
+        assert!(!is_good(&empty, &slo));
+        assert!(is_good(&Record { streamed: false, ..empty.clone() }, &slo), "there is none to be seen");
+    }
+    assert!(is_good(&empty, &RequestSlo { e2e_scheduled: Some(ms(100)), ..RequestSlo::default() }));
+}

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
+use super::super::number::none;
 use super::axis::Axis;
 use super::colour;
 
@@ -155,7 +156,7 @@ impl Lines {
     }
 
     fn value(&self, line: &Line, index: usize) -> String {
-        line.values.get(index).copied().flatten().map_or("–".to_owned(), self.unit)
+        line.values.get(index).copied().flatten().map_or_else(none, self.unit)
     }
 }
 

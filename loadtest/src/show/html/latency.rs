@@ -15,7 +15,7 @@ const POINTS: u32 = 120;
 
 /// Charts and table.
 pub(super) fn times(report: &Report) -> Markup {
-    let total = |name: &str| report.total.measures.get(name).filter(|distribution| distribution.count > 0);
+    let total = |name: &str| report.total.measure(name);
     let both = |name: &str| {
         let curves = [("as scheduled", total(&format!("{name}_scheduled"))), ("as sent", total(name))];
         curves.into_iter().filter_map(|(name, distribution)| Some((name.to_owned(), distribution?))).collect::<Vec<_>>()
@@ -57,9 +57,8 @@ pub(super) fn times(report: &Report) -> Markup {
 fn by_tenant(report: &Report) -> Vec<(String, &Distribution)> {
     let mut tenants: Vec<_> = report.tenants.iter().collect();
     tenants.sort_by_key(|(_, summary)| std::cmp::Reverse(summary.scheduled));
-    let ttft =
-        tenants.iter().filter_map(|(name, summary)| Some(((*name).clone(), summary.measures.get("ttft_scheduled")?)));
-    let curves: Vec<_> = ttft.filter(|(_, distribution)| distribution.count > 0).take(SERIES).collect();
+    let ttft = tenants.iter().filter_map(|(name, summary)| Some(((*name).clone(), summary.measure("ttft_scheduled")?)));
+    let curves: Vec<_> = ttft.take(SERIES).collect();
     if report.tenants.len() > 1 { curves } else { Vec::new() }
 }
 

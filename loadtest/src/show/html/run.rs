@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, percent, quantity, seconds, share};
+use super::super::number::{count, counted, milliseconds, none, percent, quantity, seconds, share};
 use super::super::text::verdict_line;
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table, tile};
 use super::{latency, shares, timeline};
@@ -67,9 +67,8 @@ fn verdict(verdict: &Verdict) -> Markup {
 
 fn glance(total: &Summary) -> Markup {
     let rates = &total.rates;
-    let left = total.endings.get("left").copied().unwrap_or(0);
-    let ttft = total.measures.get("ttft_scheduled").filter(|ttft| ttft.count > 0);
-    let good = format!("{} good of {} that stayed", count(total.good), count(total.scheduled.saturating_sub(left)));
+    let ttft = total.measure("ttft_scheduled");
+    let good = format!("{} good of {} that stayed", count(total.good), count(total.expected()));
     let tokens = format!("{} generated", count(total.tokens.completion));
     let prompt = format!("{} from the cache", share(total.tokens.cached, total.tokens.prompt));
     html! {
@@ -87,7 +86,7 @@ fn glance(total: &Summary) -> Markup {
 }
 
 fn audit(audit: &Audit) -> Markup {
-    let book = |value: Option<u64>| cell(value.map_or("–".to_owned(), count));
+    let book = |value: Option<u64>| cell(value.map_or_else(none, count));
     let rows: Vec<Vec<Markup>> = audit
         .lines
         .iter()
@@ -103,7 +102,11 @@ fn audit(audit: &Audit) -> Markup {
             ]
         })
         .collect();
-    let caption = if audit.agrees { "The books agree." } else { "The books do not agree." };
+    let caption = match audit.agrees {
+        _ if audit.lines.is_empty() => "Nothing could be compared.",
+        true => "The books agree.",
+        false => "The books do not agree.",
+    };
     let head = ["of", "what", "outcome", "clients saw", "gateway's ledger", "llama-server", "may differ by"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }
@@ -113,7 +116,7 @@ fn audit(audit: &Audit) -> Markup {
 }
 
 fn harness(health: &Health, cancel: Option<&Distribution>) -> Markup {
-    let lag = &health.dispatch_lag;
+    let (lag, pulse) = (&health.dispatch_lag, &health.pulse_lag);
     html! {
         @if health.was_bottleneck {
             p { (sign(false, "The harness could not keep up: the numbers on this page say nothing of the server.")) }
@@ -124,6 +127,7 @@ fn harness(health: &Health, cancel: Option<&Distribution>) -> Markup {
                     &format!("max {} in {}", milliseconds(cancel.max), counted(cancel.count, "trial"))))
             }
             (tile("Dispatch lag p99", &milliseconds(lag.p99), &format!("max {}", milliseconds(lag.max))))
+            (tile("Pulse lag p99", &milliseconds(pulse.p99), &format!("max {}", milliseconds(pulse.max))))
             (tile("CPU of the harness", &seconds(health.cpu_seconds), "in all"))
             (tile("At once", &count(health.most_in_flight), "requests at most"))
         }

@@ -2,8 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, percent, quantity, round, seconds, share};
-use super::super::text::failed;
+use super::super::number::{count, counted, milliseconds, none, percent, quantity, round, seconds, share};
 use super::chart::{Bars, Group};
 use super::latency;
 use super::page::{cell, grid, sign, table};
@@ -78,15 +77,14 @@ fn tenants_table(report: &Report) -> Markup {
         .iter()
         .map(|(name, summary)| {
             let of = |measure: &str, value: fn(&Distribution) -> f64| {
-                let distribution = summary.measures.get(measure).filter(|distribution| distribution.count > 0);
-                cell(distribution.map_or("–".to_owned(), |distribution| milliseconds(value(distribution))))
+                cell(summary.measure(measure).map_or_else(none, |distribution| milliseconds(value(distribution))))
             };
             vec![
                 cell(name),
                 cell(count(summary.scheduled)),
-                cell(count(summary.endings.get("complete").copied().unwrap_or(0))),
-                cell(count(failed(summary))),
-                cell(count(summary.endings.get("left").copied().unwrap_or(0))),
+                cell(count(summary.complete())),
+                cell(count(summary.failed())),
+                cell(count(summary.left())),
                 cell(percent(summary.attainment)),
                 cell(quantity(summary.rates.completion_tokens)),
                 of("ttft_scheduled", |d| d.p50),

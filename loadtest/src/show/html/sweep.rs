@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, milliseconds, percent as part_percent, quantity, round};
-use super::super::text::{by_load, limit, no_limit, none, outcome};
+use super::super::number::{count, milliseconds, none, percent as part_percent, quantity, round};
+use super::super::text::{by_load, limit, no_limit, outcome};
 use super::axis::{Axis, percent};
 use super::chart::{Line, Lines, Mark};
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table};

@@ -8,10 +8,10 @@ mod sweep;
 mod tests;
 
 use columns::{Columns, wrapped};
-pub(super) use sweep::{by_load, limit, no_limit, none, outcome, sweep};
+pub(super) use sweep::{by_load, limit, no_limit, outcome, sweep};
 
 use super::measures;
-use super::number::{count, counted, milliseconds, percent, printable, quantity, round, seconds, share};
+use super::number::{count, counted, milliseconds, none, percent, printable, quantity, round, seconds, share};
 use crate::report::{Audit, Distribution, Fairness, Health, Report, Summary, Target, Verdict};
 
 /// Columns of the whole summary.
@@ -94,7 +94,6 @@ fn endings(total: &Summary) -> Vec<String> {
 fn rates(total: &Summary) -> Vec<String> {
     let rates = &total.rates;
     let mut lines = part("Rates");
-    let left = total.endings.get("left").copied().unwrap_or(0);
     let requests = [("offered", rates.offered), ("completed", rates.completed), ("goodput", rates.goodput)];
     let requests = requests.map(|(name, rate)| format!("{name} {}/s", quantity(rate)));
     lines.extend(field("requests", &requests.join(", ")));
@@ -112,7 +111,7 @@ fn rates(total: &Summary) -> Vec<String> {
         percent(total.attainment),
         count(total.good),
         count(total.scheduled),
-        count(left),
+        count(total.left()),
     );
     lines.extend(field("attainment", &attainment));
     lines
@@ -150,12 +149,12 @@ fn tenants(report: &Report) -> Vec<String> {
     let mut columns = Columns::new(1, &head);
     for (name, summary) in &report.tenants {
         let of = |measure: &str, value: fn(&Distribution) -> f64| {
-            summary.measures.get(measure).filter(|d| d.count > 0).map_or("–".to_owned(), |d| milliseconds(value(d)))
+            summary.measure(measure).map_or_else(none, |d| milliseconds(value(d)))
         };
         columns.row([
             printable(name, NAME - 12),
             count(summary.scheduled),
-            count(failed(summary)),
+            count(summary.failed()),
             percent(summary.attainment),
             quantity(summary.rates.goodput),
             quantity(summary.rates.completion_tokens),
@@ -166,11 +165,6 @@ fn tenants(report: &Report) -> Vec<String> {
     }
     lines.extend(columns.lines());
     lines
-}
-
-/// Requests that ended neither complete nor left.
-pub(in crate::show) fn failed(summary: &Summary) -> u64 {
-    summary.endings.iter().filter(|(name, _)| !["complete", "left"].contains(&name.as_str())).map(|(_, n)| n).sum()
 }
 
 fn fairness(fairness: &Fairness) -> Vec<String> {
@@ -216,10 +210,14 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
 }
 
 fn audit(audit: &Audit) -> Vec<String> {
-    let agrees = if audit.agrees { "the books agree" } else { "THE BOOKS DO NOT AGREE" };
+    let agrees = match audit.agrees {
+        _ if audit.lines.is_empty() => "nothing could be compared",
+        true => "the books agree",
+        false => "THE BOOKS DO NOT AGREE",
+    };
     let mut lines = part(&format!("Audit: {agrees}"));
     let mut columns = Columns::new(2, &["of", "what", "clients", "ledger", "llama-server", "may differ by", ""]);
-    let book = |value: Option<u64>| value.map_or("–".to_owned(), count);
+    let book = |value: Option<u64>| value.map_or_else(none, count);
     for line in &audit.lines {
         columns.row([
             printable(&line.of, NAME),
@@ -246,9 +244,11 @@ fn cancel(cancel: &Distribution) -> Vec<String> {
 
 fn health(health: &Health) -> Vec<String> {
     let mut lines = part("The harness itself");
-    let lag = &health.dispatch_lag;
-    let text = format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max));
-    lines.extend(field("dispatch lag", &text));
+    let late = |lag: &Distribution| {
+        format!("p50 {}, p99 {}, max {}", milliseconds(lag.p50), milliseconds(lag.p99), milliseconds(lag.max))
+    };
+    lines.extend(field("dispatch lag", &late(&health.dispatch_lag)));
+    lines.extend(field("pulse lag", &late(&health.pulse_lag)));
     lines.extend(field("CPU", &seconds(health.cpu_seconds)));
     lines.extend(field("at once", &format!("at most {}", counted(health.most_in_flight, "request"))));
     if health.was_bottleneck {

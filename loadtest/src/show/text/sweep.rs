@@ -1,6 +1,6 @@
 //! The table of a sweep, and its limit.
 
-use super::super::number::{count, milliseconds, percent, printable, quantity, round};
+use super::super::number::{count, milliseconds, none, percent, printable, quantity, round};
 use super::columns::{Columns, wrapped};
 use super::{WIDTH, field, head, part, target};
 use crate::report::sweep::{Finding, Limit, Point, Sweep};
@@ -40,11 +40,6 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
     }
     lines.extend(sweep.notes.iter().flat_map(|note| field("note", &printable(note, 8 * WIDTH))));
     lines.join("\n") + "\n"
-}
-
-/// Where there is no value.
-pub(in crate::show) fn none() -> String {
-    "–".to_owned()
 }
 
 /// The runs in the order of their loads; a search makes them in another.

@@ -48,6 +48,16 @@ fn what_failed_stands_out() {
 }
 
 #[test]
+fn books_that_could_not_be_read_are_not_called_apart() {
+    let mut sample = sample::report();
+    if let Some(audit) = &mut sample.audit {
+        (audit.agrees, audit.lines) = (false, Vec::new());
+    }
+    let text = report(&sample);
+    assert!(text.contains("Audit: nothing could be compared\n"), "{text}");
+}
+
+#[test]
 fn a_run_without_a_single_request_has_a_summary_too() {
     let mut empty = sample::report();
     empty.total = Summary::default();
