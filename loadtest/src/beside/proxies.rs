@@ -162,7 +162,8 @@ impl Proxy {
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let asked = self.server.get("/v1/models").await;
+            // The gateway lists its models before it has seen that llama-server is ready.
+            let asked = self.server.get("/health").await;
             if asked.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());
             }
