@@ -159,10 +159,13 @@ impl Proxy {
         format!("\nits last words:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
     }
 
+    /// Until it serves. To list the models is not enough: the gateway does so before it has looked at llama-server's
+    /// slots, and refuses to generate until then.
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let asked = self.server.get("/v1/models").await;
+            let one_token = r#"{"prompt": "ready", "max_tokens": 1}"#;
+            let asked = self.server.client.post("/v1/completions", self.server.key.as_deref(), one_token).await;
             if asked.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());
             }
