@@ -41,6 +41,8 @@ pub mod search;
 pub mod show;
 pub mod sim;
 #[cfg(test)]
+mod stepped_time;
+#[cfg(test)]
 mod stub;
 pub mod target;
 pub mod verdict;

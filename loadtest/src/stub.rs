@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -14,6 +14,14 @@ pub(crate) struct Stub {
     /// How many connections it has accepted.
     pub(crate) connections: Arc<AtomicUsize>,
     _accepting: JoinSet<()>,
+}
+
+/// A URL at which nobody answers as long as the socket lives: it has the port and does not listen.
+pub(crate) fn nobody() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    (socket, url)
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -1,8 +1,9 @@
 //! The binary as it is called: what it says, and its exit codes, where no server is needed.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
+
+use tokio::net::TcpSocket;
 
 fn loadtest(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args).output().unwrap()
@@ -30,8 +31,10 @@ fn the_shipped_workloads_are_listed_with_their_questions_and_printed() {
 
 #[test]
 fn nobody_at_the_address_is_told_and_leaves_no_results() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let target = format!("http://127.0.0.1:{port}");
+    // It has the port, so that nobody else can, and does not listen.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let target = format!("http://{}", socket.local_addr().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
     let said = exited(&["run", "smoke", "--no-key", "--target", &target, "--out", out.to_str().unwrap()], 2);

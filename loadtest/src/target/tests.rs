@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::*;
-use crate::stub::{Asked, Stub};
+use crate::stub::{Asked, Stub, nobody};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -133,9 +133,8 @@ async fn a_refused_key_names_its_tenant_and_not_the_key() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_an_error_with_a_hint() {
-    let stub = Stub::answering(llama).await;
-    let server = server(&stub);
-    drop(stub);
+    let (_port, url) = nobody();
+    let server = Server::new(&url, None, &Options::default()).unwrap();
     let error = examine(&server, &[], &[asker("a", "any")], PATIENCE).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("{} cannot be reached", server.url)) && text.contains("\nhint: "), "{text}");
