@@ -164,8 +164,8 @@ impl Proxy {
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let one_token = r#"{"prompt": "ready", "max_tokens": 1}"#;
-            let asked = self.server.client.post("/v1/completions", self.server.key.as_deref(), one_token).await;
+            // The gateway lists its models before it has seen that llama-server is ready.
+            let asked = self.server.get("/health").await;
             if asked.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());
             }

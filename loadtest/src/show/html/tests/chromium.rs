@@ -47,6 +47,8 @@ impl Chromium {
             .args(["--disable-quic", "--no-first-run", "--disable-background-networking"])
             .args(["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
+            // What it makes elsewhere, too, goes with the profile, even when a test fails and it is killed.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
