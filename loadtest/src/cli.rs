@@ -44,11 +44,11 @@ enum Command {
     Compare(read::CompareArguments),
     /// Measure what nginx and the gateway add to a llama-server: latencies, CPU time, memory, time to cancel
     Beside(Box<beside::BesideArguments>),
-    /// Show a report again, or as a page
+    /// Show the report of a run or a sweep again, as text or as a page
     Show(read::ShowArguments),
     /// List the workloads that come with the program, or print one
     Workloads {
-        /// Its name
+        /// The one to print [default: list all]
         name: Option<String>,
     },
     /// Run a simulated llama-server

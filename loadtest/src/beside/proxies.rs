@@ -159,10 +159,10 @@ impl Proxy {
         format!("\nits last words:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
     }
 
+    /// Until it serves. To list models is not enough: the gateway does so before it has seen that llama-server is ready.
     async fn wait(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            // The gateway lists its models before it has seen that llama-server is ready.
             let asked = self.server.get("/health").await;
             if asked.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());

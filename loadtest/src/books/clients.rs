@@ -4,11 +4,16 @@
 //! prompt it knows what was planned, which is less than what the server counts by what the chat template adds. How much
 //! that is, the tenant's complete requests tell.
 
+use std::time::Duration;
+
 use crate::record::{Ending, Record, Refusal};
 
 /// Tokens that the server may have generated or counted beyond what a client that left had seen: as in the gateway's
 /// own audit (docs/audit.md).
 const TOKENS_PER_CUT: u64 = 8;
+/// How long it may take until a leaving is noticed by all, and what was written before it is read: on a busy machine a
+/// model that is quick gets further than those tokens meanwhile.
+const UNNOTICED: Duration = Duration::from_millis(50);
 /// What a chat template is taken to add where no complete request tells.
 const UNKNOWN_TEMPLATE: i64 = 64;
 
@@ -191,8 +196,16 @@ impl Page {
 /// Tokens that may have been generated for a client which did not see them.
 fn unseen_output(record: &Record) -> u64 {
     // A reply in one piece may have been nearly complete.
-    let generated = if record.streamed { 0 } else { record.planned_output_tokens };
-    generated.max(TOKENS_PER_CUT)
+    if !record.streamed {
+        return record.planned_output_tokens.max(TOKENS_PER_CUT);
+    }
+    let took: Duration = record.gaps.iter().sum();
+    let meanwhile = match took.as_secs_f64() {
+        0.0 => 0,
+        seconds => (record.gaps.len() as f64 / seconds * UNNOTICED.as_secs_f64()) as u64,
+    };
+    // No more than what it was allowed in all, but llama-server counts a token or two beyond.
+    meanwhile.min(record.planned_output_tokens.saturating_sub(record.tokens_seen)).max(TOKENS_PER_CUT)
 }
 
 #[cfg(test)]
@@ -249,6 +262,18 @@ pub(super) mod tests {
         let claim = claim(&[complete(), left]);
         assert_eq!((claim.requests, claim.prompt), (about(2, 0), about(224, 0)));
         assert_eq!((claim.cached, claim.completion, claim.cut), (about(40, 112), about(27, 8), 1));
+    }
+
+    #[test]
+    fn a_quick_model_may_be_further_ahead_of_a_client_that_left_but_not_beyond_its_limit() {
+        let left = |gap: u64, planned: u64| {
+            let gaps = vec![Duration::from_micros(gap); 6];
+            unseen_output(&Record { gaps, tokens_seen: 7, planned_output_tokens: planned, ..complete() })
+        };
+        assert_eq!(left(20_000, 500), 8, "2.5 tokens in 50 ms");
+        assert_eq!(left(1000, 500), 50);
+        assert_eq!(left(1000, 30), 23);
+        assert_eq!(left(0, 500), 8, "no pace is known");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `loadtest beside`: one workload directly, through a plain nginx and through the gateway.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,20 +23,20 @@ pub(super) struct BesideArguments {
     /// Base URL of llama-server; nobody else may use it meanwhile
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8001")]
     upstream: String,
-    /// File with the key that llama-server wants
+    /// File with the key that llama-server wants [default: it wants none]
     #[arg(long, value_name = "FILE")]
     upstream_key_file: Option<PathBuf>,
     /// The gateway's program [default: the llama-gateway beside this program]
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
-    /// nginx [default: the one in PATH]
+    /// nginx's program [default: the one in PATH]
     #[arg(long, value_name = "FILE")]
     nginx: Option<PathBuf>,
     /// How often each way is measured, in turns
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: u32,
     /// Streams that are opened at once to see what memory one takes
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     streams: u32,
     /// Clients who leave, to see how soon llama-server is idle, per round and way
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -86,8 +87,10 @@ pub(super) fn beside(arguments: &BesideArguments) -> anyhow::Result<ExitCode> {
         }
     };
     // Before anything is written: a full disk must not take away what was measured.
-    beside::show(&mut std::io::stdout().lock(), &found)?;
+    let mut stdout = std::io::stdout().lock();
+    beside::show(&mut stdout, &found)?;
     results.write_json("beside.json", &found)?;
+    writeln!(stdout, "\nbeside.json is in {}", results.directory().display())?;
     Ok(ExitCode::from(found.exit_code()))
 }
 

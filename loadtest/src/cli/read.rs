@@ -18,14 +18,14 @@ use crate::workload::shipped;
 
 #[derive(Args)]
 pub(super) struct CompareArguments {
-    /// The report before
+    /// report.json of the run before
     a: PathBuf,
-    /// The report after
+    /// report.json of the run after
     b: PathBuf,
     /// By how much B may be worse, as a part
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, value_name = "PART", default_value_t = 0.05)]
     tolerance: f64,
-    /// Print JSON
+    /// Print JSON, in place of text
     #[arg(long)]
     json: bool,
 }

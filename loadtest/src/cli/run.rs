@@ -26,7 +26,7 @@ pub(super) struct RunArguments {
     /// Do not compare the tokens that clients saw with the gateway's ledger and llama-server's counters
     #[arg(long)]
     no_audit: bool,
-    /// Trials of how soon a client who leaves frees its slot; they need --upstream
+    /// How often it is tried how soon a client who leaves frees its slot; needs --upstream
     #[arg(long, value_name = "N", default_value_t = 10)]
     cancel_trials: u32,
 }

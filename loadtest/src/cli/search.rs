@@ -21,20 +21,21 @@ use crate::workload::{Workload, WorkloadFlags};
 pub(super) struct SweepArguments {
     #[command(flatten)]
     common: Common,
-    /// What rates and numbers of users are multiplied by, such as 0.5,1,2,4
+    /// The loads: what rates and numbers of users are multiplied by, such as 0.5,1,2,4 [default: as --from, --to and
+    /// --factor say]
     #[arg(long, value_name = "LOADS", value_delimiter = ',', conflicts_with_all = ["from", "to", "factor"])]
     loads: Vec<f64>,
     /// The lowest load
-    #[arg(long, default_value_t = 0.25)]
+    #[arg(long, value_name = "LOAD", default_value_t = 0.25)]
     from: f64,
     /// The highest load
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, value_name = "LOAD", default_value_t = 4.0)]
     to: f64,
-    /// How much more each load is than the one before
-    #[arg(long, default_value_t = 2.0)]
+    /// What each load is multiplied by to give the next one
+    #[arg(long, value_name = "X", default_value_t = 2.0)]
     factor: f64,
     /// How often all loads are run, in turns
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     repeats: u32,
 }
 
@@ -43,16 +44,16 @@ pub(super) struct FindLimitArguments {
     #[command(flatten)]
     common: Common,
     /// The lowest load: what rates and numbers of users are multiplied by
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "LOAD", default_value_t = 1.0)]
     from: f64,
     /// The highest load
-    #[arg(long, default_value_t = 64.0)]
+    #[arg(long, value_name = "LOAD", default_value_t = 64.0)]
     to: f64,
     /// How closely, as a part of the load
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_name = "PART", default_value_t = 0.1)]
     resolution: f64,
-    /// How many runs are made at a load that is not clear
-    #[arg(long, default_value_t = 3)]
+    /// How many runs are made at most at a load that is not clear
+    #[arg(long, value_name = "N", default_value_t = 3)]
     runs: u32,
 }
 
@@ -139,6 +140,7 @@ impl<'a> Runner<'a> {
 /// are not read between runs, so they cannot be an objective.
 fn at(load: f64, workload: &Workload, run: u32) -> Workload {
     let mut workload = workload.scaled(load);
+    workload.name = format!("{} at load {load}", workload.name);
     workload.seed = workload.seed.wrapping_add(u64::from(run));
     workload.slo.run.audit = None;
     workload

@@ -15,10 +15,10 @@ pub(super) struct TargetArguments {
     /// Base URL of the gateway, or of any server that speaks OpenAI's API
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     target: String,
-    /// Base URL of llama-server behind it, for its slots, its tokenizer, its counters; may be given more than once
+    /// Base URL of the llama-server behind it, for its slots, tokenizer and counters; may be given more than once
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
-    /// File with the key that llama-server wants
+    /// File with the key that llama-server wants [default: it wants none]
     #[arg(long, value_name = "FILE")]
     upstream_key_file: Option<PathBuf>,
     /// Send no API keys
@@ -28,7 +28,7 @@ pub(super) struct TargetArguments {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// How long opening a connection may take
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
     connect_timeout: Duration,
 }
 

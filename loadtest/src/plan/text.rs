@@ -35,30 +35,23 @@ const WORDS: &str = "\
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
     words: Arc<[Box<str>]>,
-    is_exact: bool,
 }
 
 impl Vocabulary {
     /// The common words. That each is one token is an estimate.
     pub fn estimated() -> Self {
-        Self { words: WORDS.split_ascii_whitespace().map(Box::from).collect(), is_exact: false }
+        Self { words: WORDS.split_ascii_whitespace().map(Box::from).collect() }
     }
 
     /// Words of which each is known to be one token, at the beginning of a text and after a space. None if there are
     /// fewer than two: prompts would all be the same.
     pub fn from_words(words: Vec<String>) -> Option<Self> {
-        (words.len() > 1)
-            .then(|| Self { words: words.into_iter().map(String::into_boxed_str).collect(), is_exact: true })
+        (words.len() > 1).then(|| Self { words: words.into_iter().map(String::into_boxed_str).collect() })
     }
 
     /// The words.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.words.iter().map(|word| &**word)
-    }
-
-    /// Whether the words are known to be one token each.
-    pub fn is_exact(&self) -> bool {
-        self.is_exact
     }
 
     /// Adds `tokens` words to `text`.

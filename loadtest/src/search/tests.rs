@@ -204,11 +204,7 @@ fn a_harness_that_is_the_bottleneck_ends_the_search_with_that_said_and_the_point
     let sweep = find(SEARCH, run).unwrap();
     assert_eq!((loads_of(&sweep), sweep.limit.is_none()), (vec![1.0, 2.0, 4.0], true));
     assert_eq!((sweep.finding, sweep.exit_code()), (Finding::BrokenOff, 2));
-    let note = &sweep.notes[0];
-    assert!(
-        note.starts_with("broken off: the run at load 4 is no measurement: the harness itself was too slow"),
-        "{note}"
-    );
+    assert_eq!(sweep.notes[0], "broken off: the run at load 4 is no measurement");
     assert!(!sweep.points[2].met && sweep.points[2].invalid[0].contains("too slow"));
 }
 

@@ -58,7 +58,8 @@ pub(super) fn percent(part: f64) -> String {
     match part {
         part if !part.is_finite() => none(),
         0.0 => "0 %".to_owned(),
-        1.0 => "100 %".to_owned(),
+        // What is computed, such as the end of an interval, may be a rounding short of 1.
+        part if part > 1.0 - 1e-9 => "100 %".to_owned(),
         part if part > 0.0 && part < 0.001 => "< 0.1 %".to_owned(),
         // What is added undoes that 0.94 * 1000 is 939.9999...
         part => format!("{:.1} %", (part * 1000.0 + 1e-9).floor() / 10.0),
@@ -88,12 +89,16 @@ pub(super) fn counted(value: u64, one: &str) -> String {
     format!("{} {one}{}", count(value), if value == 1 { "" } else { "s" })
 }
 
+/// A reason whose hint is on a line of its own, as one sentence.
+pub(super) fn one_line(reason: &str) -> String {
+    reason.replace("\nhint:", "; hint:").replace('\n', " ")
+}
+
 /// Text from outside on one line of a terminal: no control characters, so that a server cannot move the cursor, and at
 /// most `width` characters.
 pub(super) fn printable(text: &str, width: usize) -> String {
+    let text = &one_line(text);
     let shown = |c: char| match c {
-        // Our own reasons have their hint on a line of its own.
-        '\n' => ' ',
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
@@ -136,7 +141,14 @@ mod tests {
 
     #[test]
     fn all_is_said_only_of_all_and_none_only_of_none() {
-        let cases = [(1.0, "100 %"), (0.9999, "99.9 %"), (0.94, "94.0 %"), (0.0001, "< 0.1 %"), (0.0, "0 %")];
+        let cases = [
+            (1.0, "100 %"),
+            (1.0 - 1e-12, "100 %"),
+            (0.9999, "99.9 %"),
+            (0.94, "94.0 %"),
+            (0.0001, "< 0.1 %"),
+            (0.0, "0 %"),
+        ];
         for (part, text) in cases {
             assert_eq!(percent(part), text);
         }

@@ -164,19 +164,24 @@ fn block(now: &Snapshot, last: &Snapshot) -> Vec<String> {
 /// Time passed, as a bar; after the last scheduled request the run waits for those under way.
 fn clock(now: &Snapshot) -> String {
     const CELLS: usize = 30;
+    let part = (now.elapsed.as_secs_f64() / now.duration.as_secs_f64().max(0.001)).min(1.0);
+    let done = (part * CELLS as f64) as usize;
+    format!("[{}{}] {}", "#".repeat(done), ".".repeat(CELLS - done), passed(now))
+}
+
+/// Time passed.
+fn passed(now: &Snapshot) -> String {
     let [elapsed, duration] = [now.elapsed, now.duration].map(|time| time.as_secs());
-    if now.elapsed >= now.duration {
-        return format!("[{}] {elapsed} s of {duration} s, draining", "#".repeat(CELLS));
+    match elapsed.checked_sub(duration) {
+        None | Some(0) => format!("{elapsed} s of {duration} s"),
+        Some(draining) => format!("{duration} s, and {draining} s of draining"),
     }
-    let done = (now.elapsed.as_secs_f64() / now.duration.as_secs_f64() * CELLS as f64) as usize;
-    format!("[{}{}] {elapsed} s of {duration} s", "#".repeat(done), ".".repeat(CELLS - done))
 }
 
 fn line(now: &Snapshot, last: &Snapshot) -> String {
     let mut line = format!(
-        "{} s of {} s: scheduled {}, in flight {}, completed {} ({}/s), failed {}, left {}, tokens {}/s, {}",
-        now.elapsed.as_secs(),
-        now.duration.as_secs(),
+        "{}: scheduled {}, in flight {}, completed {} ({}/s), failed {}, left {}, tokens {}/s, {}",
+        passed(now),
         count(now.scheduled),
         count(now.in_flight),
         count(now.completed),
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn errors_are_shown_by_kind_and_cannot_move_the_cursor() {
         let screen = screen(&shown(Style::Block, &[failing(70)]));
-        assert_eq!(screen[0], "[##############################] 70 s of 60 s, draining");
+        assert_eq!(screen[0], "[##############################] 60 s, and 10 s of draining");
         assert_eq!(screen[3], "errors: status 500 \u{fffd}[2Jinternal 7, cut 2");
     }
 

@@ -224,6 +224,13 @@ fn formulas() -> BTreeMap<String, Formula> {
     .into()
 }
 
+/// Makes it that of a run in which nobody had to wait.
+pub(super) fn nobody_waited(fairness: &mut Fairness) {
+    fairness.jain_index = None;
+    fairness.service.values_mut().for_each(|service| service.cost_while_all_waited = 0.0);
+    fairness.gaps.iter_mut().for_each(|gap| (gap.gap, gap.seconds_both_waited) = (0.0, 0.0));
+}
+
 fn fairness(tenants: &BTreeMap<String, Summary>) -> Fairness {
     let alone = distribution((0..60).map(|n| 190.0 + f64::from(n) * 6.0).collect());
     let beside = tenants["chat"].measures["ttft_scheduled"].clone();

@@ -208,11 +208,12 @@ async fn greet(target: &Server, asker: &Asker, patience: Duration, warnings: &mu
     let models = models(&body);
     if !models.is_empty() && !models.contains(&asker.model) {
         let known: Vec<_> = models.into_iter().collect();
-        warnings.push(format!(
-            "tenant {tenant} asks for model \"{}\", which is not listed: there is {}",
-            asker.model,
-            known.join(", ")
-        ));
+        let warning =
+            format!("the model \"{}\", which is asked for, is not listed: there is {}", asker.model, known.join(", "));
+        // Tenants mostly ask for the same one.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ async fn a_model_that_is_not_listed_is_a_warning_that_names_the_ones_that_are() 
     let llama = Stub::answering(llama).await;
     let asker = Asker { model: "huge".to_owned(), ..asker("a", "any") };
     let found = examine(&server(&llama), &[], &[asker], PATIENCE).await.unwrap();
-    let wanted = "tenant a asks for model \"huge\", which is not listed: there is small, tiny";
+    let wanted = "the model \"huge\", which is asked for, is not listed: there is small, tiny";
     assert_eq!(found.warnings, [wanted]);
 }
 

@@ -25,47 +25,49 @@ pub struct WorkloadFlags {
     /// So many requests a second, at random moments (Poisson), however long the answers take
     #[arg(long, value_name = "R", help_heading = "Without a workload")]
     pub rate: Option<f64>,
-    /// Tokens of a prompt
+    /// Tokens of a prompt [default: 128]
     #[arg(long, value_name = "N", conflicts_with = "workload", help_heading = "Without a workload")]
     pub prompt_tokens: Option<u32>,
-    /// Tokens of an answer
+    /// Tokens of an answer [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "workload", help_heading = "Without a workload")]
     pub output_tokens: Option<u32>,
-    /// The API: chat, completions, responses, messages, embeddings or rerank
-    #[arg(long, value_parser = surface, conflicts_with = "workload", help_heading = "Without a workload")]
+    /// The API: chat, completions, responses, messages, embeddings or rerank [default: chat]
+    #[arg(long, value_name = "API", value_parser = surface, conflicts_with = "workload", help_heading = "Without a workload")]
     pub surface: Option<Surface>,
-    /// The part of the requests that are streamed, 0 to 1
+    /// The part of the requests that are streamed, 0 to 1 [default: 1]
     #[arg(long, value_name = "SHARE", conflicts_with = "workload", help_heading = "Without a workload")]
     pub streamed: Option<f64>,
-    /// When a client gives up, such as 30s
-    #[arg(long, value_parser = humantime::parse_duration, conflicts_with = "workload",
+    /// How long a client waits for the next bytes before it gives up, such as 30s [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "workload",
           help_heading = "Without a workload")]
     pub timeout: Option<Duration>,
-    /// How many times a refusal is tried again, in the way of the official clients
+    /// How many times a refusal is tried again, in the way of the official clients [default: 0]
     #[arg(long, value_name = "N", conflicts_with = "workload", help_heading = "Without a workload")]
     pub retries: Option<u32>,
-    /// File with the API key; without: the environment variable LOADTEST_KEY
+    /// File with the API key [default: the key in the environment variable LOADTEST_KEY]
     #[arg(long, value_name = "FILE", conflicts_with = "workload", help_heading = "Without a workload")]
     pub key_file: Option<PathBuf>,
-    /// How long requests are scheduled, such as 30s
-    #[arg(long, value_parser = humantime::parse_duration)]
+    /// How long requests are scheduled, such as 30s [default: the workload's; without one, 1m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
-    /// How many requests are scheduled in all, if that comes before the end of the duration
+    /// How many requests are scheduled in all, if that comes before the end of the duration [default: the
+    /// workload's; without one, no limit]
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,
-    /// Requests scheduled before this are sent and not measured
-    #[arg(long, value_parser = humantime::parse_duration)]
+    /// What is scheduled before this is sent and not measured [default: the workload's; without one, 0s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub warm_up: Option<Duration>,
-    /// The model asked for, by all tenants
-    #[arg(long)]
+    /// The model that all tenants ask for [default: the workload's; without one, "default"]
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Same seed, same requests at the same moments
+    /// Same seed, same requests at the same moments [default: the workload's; without one, 1]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// How late the harness may be at the 99th percentile, for machines that are not quiet
-    #[arg(long, value_parser = humantime::parse_duration)]
+    /// How late the harness may be at the 99th percentile, for machines that are not quiet [default: the workload's;
+    /// without one, 10ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_dispatch_lag: Option<Duration>,
-    /// File with objectives, in place of the workload's
+    /// File with objectives [default: the workload's; without one, none]
     #[arg(long, value_name = "FILE")]
     pub slo: Option<PathBuf>,
     /// An objective besides: run.error_rate=0.01, request.tpot=80ms, or the most that a measure may be:

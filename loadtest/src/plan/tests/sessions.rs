@@ -122,11 +122,10 @@ fn users_think_as_long_as_the_workload_says() {
 }
 
 #[test]
-fn a_vocabulary_of_known_words_is_used_and_says_that_it_is_exact() {
+fn a_vocabulary_of_known_words_is_used() {
     let vocabulary = Vocabulary::from_words(vec!["left".to_owned(), "right".to_owned()]).unwrap();
     let plan = TenantPlan::new(&workload("[tenants.chat]"), "chat", &vocabulary).unwrap();
     assert!(plan.session(0).turns[0].prompt.split(' ').all(|word| word == "left" || word == "right"));
-    assert!(vocabulary.is_exact() && !Vocabulary::estimated().is_exact());
     assert!(Vocabulary::from_words(vec!["alone".to_owned()]).is_none());
 }
 

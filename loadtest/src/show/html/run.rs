@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, counted, milliseconds, none, percent, quantity, seconds, share};
+use super::super::number::{count, counted, milliseconds, none, one_line, percent, quantity, seconds, share};
 use super::super::text::verdict_line;
 use super::page::{Head, Outcome, cell, facts, grid, page, section, sign, table, tile};
 use super::{latency, shares, timeline};
@@ -59,7 +59,7 @@ fn verdict(verdict: &Verdict) -> Markup {
         .collect();
     html! {
         section.objectives {
-            @if !verdict.invalid.is_empty() { ul.reasons { @for why in &verdict.invalid { li { (why) } } } }
+            @if !verdict.invalid.is_empty() { ul.reasons { @for why in &verdict.invalid { li { (one_line(why)) } } } }
             @if !rows.is_empty() { (table("Objectives", "tttt", &["objective", "outcome", "wanted", "measured"], &rows)) }
         }
     }
@@ -102,15 +102,12 @@ fn audit(audit: &Audit) -> Markup {
             ]
         })
         .collect();
-    let caption = match audit.agrees {
-        _ if audit.lines.is_empty() => "Nothing could be compared.",
-        true => "The books agree.",
-        false => "The books do not agree.",
-    };
+    let caption = if audit.agrees { "The books agree." } else { "The books do not agree." };
     let head = ["of", "what", "outcome", "clients saw", "gateway's ledger", "llama-server", "may differ by"];
     html! {
         p { "Tokens as the clients saw them, as the gateway wrote them down, and as llama-server's own counters grew." }
-        (table(caption, "tttnnnn", &head, &rows))
+        @if rows.is_empty() { p { "Nothing could be compared." } }
+        @else { (table(caption, "tttnnnn", &head, &rows)) }
         @if !audit.notes.is_empty() { ul.notes { @for note in &audit.notes { li { (note) } } } }
     }
 }

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::number::{count, counted, milliseconds, none, percent, quantity, round, seconds, share};
+use super::super::text::{gaps as waiting, weighted};
 use super::chart::{Bars, Group};
 use super::latency;
 use super::page::{cell, grid, sign, table};
@@ -112,8 +113,12 @@ fn tenants_table(report: &Report) -> Markup {
 
 /// Weighted service, gaps and the victim.
 pub(super) fn fairness(fairness: &Fairness) -> Markup {
-    let mut figures = vec![service(fairness)];
-    if !fairness.gaps.is_empty() {
+    let waited = waiting(fairness).next().is_some();
+    let mut figures = Vec::new();
+    if fairness.service.values().any(|service| weighted(service).is_some()) {
+        figures.push(service(fairness));
+    }
+    if waited {
         figures.push(gaps(fairness));
     }
     if let Some(victim) = &fairness.victim {
@@ -122,15 +127,15 @@ pub(super) fn fairness(fairness: &Fairness) -> Markup {
     }
     html! {
         p { (sentence(fairness)) }
-        (grid(&figures))
+        @if !figures.is_empty() { (grid(&figures)) }
         (service_table(fairness))
-        @if !fairness.gaps.is_empty() { (gaps_table(fairness)) }
+        @if waited { (gaps_table(fairness)) }
     }
 }
 
 fn service(fairness: &Fairness) -> Markup {
     let group = |(name, service): (&String, &Service)| {
-        let weighted = service.cost_while_all_waited / service.weight;
+        let weighted = weighted(service).unwrap_or_default();
         let name = format!("{name}, {}, weight {}", service.class, round(service.weight));
         Group { name, bars: vec![(weighted, quantity(weighted))], mark: None }
     };
@@ -147,7 +152,7 @@ fn service(fairness: &Fairness) -> Markup {
 
 /// The gaps that come closest to their bounds first.
 fn gaps(fairness: &Fairness) -> Markup {
-    let mut gaps: Vec<_> = fairness.gaps.iter().collect();
+    let mut gaps: Vec<_> = waiting(fairness).collect();
     gaps.sort_by(|a, b| (b.gap / b.bound).total_cmp(&(a.gap / a.bound)));
     let group = |gap: &&Gap| Group {
         name: format!("{} and {}", gap.tenants.0, gap.tenants.1),
@@ -169,11 +174,11 @@ fn gaps(fairness: &Fairness) -> Markup {
 fn sentence(fairness: &Fairness) -> String {
     let mut text = match fairness.jain_index {
         Some(jain) => format!("Jain's index of weighted service is {jain:.3}, where 1 is even. "),
-        None => "All tenants never waited at once, so there is no Jain index. ".to_owned(),
+        None => "There was no time in which all tenants had requests waiting, so there is no Jain index. ".to_owned(),
     };
     text.push_str(&format!(
         "Service is counted in computed prompt tokens; an output token costs {} of them; there are {}.",
-        round(fairness.output_cost),
+        quantity(fairness.output_cost),
         counted(fairness.slots.into(), "slot"),
     ));
     if let Some(victim) = &fairness.victim {
@@ -202,9 +207,7 @@ fn service_table(fairness: &Fairness) -> Markup {
 }
 
 fn gaps_table(fairness: &Fairness) -> Markup {
-    let rows: Vec<Vec<Markup>> = fairness
-        .gaps
-        .iter()
+    let rows: Vec<Vec<Markup>> = waiting(fairness)
         .map(|gap| {
             let within = gap.gap <= gap.bound;
             vec![

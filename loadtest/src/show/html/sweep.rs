@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::super::number::{count, milliseconds, none, percent as part_percent, quantity, round};
+use super::super::number::{count, milliseconds, none, one_line, percent as part_percent, quantity, round};
 use super::super::text::{by_load, limit, no_limit, outcome};
 use super::axis::{Axis, percent};
 use super::chart::{Line, Lines, Mark};
@@ -25,6 +25,7 @@ pub(in crate::show) fn sweep(sweep: &Sweep) -> String {
         @if let Some(limit) = &sweep.limit { section.objectives { p { (limit.basis) } } }
         @if !valid.is_empty() { (section("The curve", &grid(&figures(sweep, &valid)))) }
         (section("Runs", &runs(&points)))
+        @if !sweep.notes.is_empty() { ul.notes { @for note in &sweep.notes { li { (one_line(note)) } } } }
     };
     page(&head, &facts, &body)
 }
@@ -127,7 +128,7 @@ fn runs(points: &[&Point]) -> Markup {
     html! {
         (table("By load; TTFT as scheduled", "ttnnnnnnnnn", &head, &rows))
         @if invalid().next().is_some() {
-            ul.notes { @for (load, why) in invalid() { li { "Load " (round(load)) "× is no measurement: " (why) } } }
+            ul.notes { @for (load, why) in invalid() { li { "Load " (round(load)) "× is no measurement: " (one_line(why)) } } }
         }
     }
 }

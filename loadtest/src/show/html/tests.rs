@@ -39,6 +39,15 @@ fn a_page_has_all_charts_and_tables_of_a_run() {
 }
 
 #[test]
+fn where_nobody_waited_there_is_no_chart_of_shares() {
+    let mut sample = sample::report();
+    sample::nobody_waited(sample.fairness.as_mut().unwrap());
+    let page = report(&sample);
+    assert!(page.contains("so there is no Jain index"));
+    assert!(!page.contains("Weighted service: ") && !page.contains("Largest gap of weighted service: "));
+}
+
+#[test]
 fn a_page_fits_into_a_ticket() {
     assert!(report(&sample::report()).len() < 256 * 1024);
     assert!(sweep(&sample::sweep()).len() < 64 * 1024);
@@ -83,6 +92,13 @@ fn a_run_without_a_single_request_has_a_page_too() {
     let page = report(&empty);
     assert!(page.contains("not a valid measurement") && page.contains("no request was sent"));
     assert!(!page.contains("NaN") && !page.contains("inf"));
+}
+
+#[test]
+fn what_the_reader_of_a_sweep_should_know_is_on_its_page() {
+    let mut sample = sample::sweep();
+    sample.notes = vec!["load 2 counts as missed\nhint: longer runs".to_owned()];
+    assert!(sweep(&sample).contains("<li>load 2 counts as missed; hint: longer runs</li>"));
 }
 
 #[test]

@@ -15,6 +15,21 @@ impl Columns {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// The lines, with cells of more than `most` characters broken into several.
+    pub(super) fn broken(&self, most: usize) -> Vec<String> {
+        let mut broken = Self { left: self.left, rows: Vec::new() };
+        for row in &self.rows {
+            let cells: Vec<_> = row.iter().map(|cell| wrapped(cell, most)).collect();
+            let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+            let part = |line: usize| {
+                let cells = cells.iter().map(|cell| cell.get(line).cloned().unwrap_or_default());
+                cells.collect::<Vec<_>>()
+            };
+            broken.rows.extend((0..height).map(part));
+        }
+        broken.lines()
+    }
+
     /// The lines, indented by two.
     pub(super) fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);

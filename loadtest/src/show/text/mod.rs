@@ -12,20 +12,25 @@ pub(super) use sweep::{by_load, limit, no_limit, outcome, sweep};
 
 use super::measures;
 use super::number::{count, counted, milliseconds, none, percent, printable, quantity, round, seconds, share};
-use crate::report::{Audit, Distribution, Fairness, Health, Report, Summary, Target, Verdict};
+use crate::report::{Audit, Distribution, Fairness, Gap, Health, Report, Service, Summary, Target, Verdict};
 
 /// Columns of the whole summary.
 const WIDTH: usize = 100;
 /// Characters of a name of a tenant or an ending.
 const NAME: usize = 34;
+/// Characters of what an objective wanted, and of what was measured, on one line.
+const OBJECTIVE: usize = 30;
 
 /// A run.
 pub(super) fn report(report: &Report) -> String {
     let workload = &report.workload;
     let mut lines = head(&workload.name, &workload.question, &report.harness, &report.started_at);
     lines.extend(target(&report.target));
-    let warm_up = humantime::format_duration(workload.warm_up);
-    lines.extend(field("measured", &format!("{} after {warm_up} of warm-up", seconds(report.measured_seconds))));
+    let warm_up = match workload.warm_up.as_secs_f64() {
+        0.0 => String::new(),
+        warm_up => format!(" after {} of warm-up", seconds(warm_up)),
+    };
+    lines.extend(field("measured", &format!("{}{warm_up}", seconds(report.measured_seconds))));
     lines.extend(field("seed", &workload.seed.to_string()));
     lines.extend(endings(&report.total));
     lines.extend(rates(&report.total));
@@ -44,7 +49,9 @@ pub(super) fn report(report: &Report) -> String {
 fn head(name: &str, question: &str, harness: &str, started_at: &str) -> Vec<String> {
     let name = printable(name, NAME);
     let mut lines = vec![format!("{name} · loadtest {} · {}", printable(harness, NAME), printable(started_at, NAME))];
-    lines.extend(wrapped(&printable(question, 4 * WIDTH), WIDTH));
+    if !question.is_empty() {
+        lines.extend(wrapped(&printable(question, 4 * WIDTH), WIDTH));
+    }
     lines.push(String::new());
     lines
 }
@@ -176,20 +183,25 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
             printable(&service.class, 16),
             round(service.weight),
             quantity(service.cost),
-            quantity(service.cost_while_all_waited / service.weight),
+            weighted(service).map_or("–".to_owned(), quantity),
         ]);
     }
     lines.extend(columns.lines());
     let unit = format!(
         "computed prompt tokens; an output token costs {} of them, {}",
-        round(fairness.output_cost),
+        quantity(fairness.output_cost),
         counted(fairness.slots.into(), "slot"),
     );
     lines.extend(field("unit of service", &unit));
-    let jain =
-        fairness.jain_index.map_or("none: all tenants never waited at once".to_owned(), |jain| format!("{jain:.3}"));
-    lines.extend(field("Jain index", &format!("{jain} (1 is even, 1/n is all to one)")));
-    for gap in &fairness.gaps {
+    let jain = match fairness.jain_index {
+        Some(jain) => format!("{jain:.3} (1 is even, 1/n is all to one)"),
+        None => "none: there was no time in which all tenants had requests waiting".to_owned(),
+    };
+    lines.extend(field("Jain index", &jain));
+    if gaps(fairness).next().is_none() {
+        lines.extend(field("largest gap", "none: no two tenants had requests waiting at the same time"));
+    }
+    for gap in gaps(fairness) {
         let pair = format!("{} and {}", printable(&gap.tenants.0, NAME), printable(&gap.tenants.1, NAME));
         let within = if gap.gap <= gap.bound { "within" } else { "ABOVE" };
         let waited = seconds(gap.seconds_both_waited);
@@ -207,6 +219,16 @@ fn fairness(fairness: &Fairness) -> Vec<String> {
         lines.extend(field("victim", &text));
     }
     lines
+}
+
+/// Service by weight while all tenants of the class waited; none if they never did.
+pub(in crate::show) fn weighted(service: &Service) -> Option<f64> {
+    Some(service.cost_while_all_waited / service.weight).filter(|weighted| *weighted > 0.0)
+}
+
+/// The gaps of tenants who waited at the same time. Of others there is nothing to say.
+pub(in crate::show) fn gaps(fairness: &Fairness) -> impl Iterator<Item = &Gap> {
+    fairness.gaps.iter().filter(|gap| gap.seconds_both_waited > 0.0)
 }
 
 fn audit(audit: &Audit) -> Vec<String> {
@@ -229,7 +251,9 @@ fn audit(audit: &Audit) -> Vec<String> {
             if line.agrees { "ok" } else { "DIFFER" }.to_owned(),
         ]);
     }
-    lines.extend(columns.lines());
+    if !audit.lines.is_empty() {
+        lines.extend(columns.lines());
+    }
     lines.extend(audit.notes.iter().flat_map(|note| field("note", &printable(note, 4 * WIDTH))));
     lines
 }
@@ -263,13 +287,13 @@ fn verdict(verdict: &Verdict) -> Vec<String> {
     for objective in &verdict.objectives {
         columns.row([
             if objective.met { "met" } else { "MISSED" }.to_owned(),
-            printable(&objective.name, WIDTH / 2),
-            printable(&objective.wanted, WIDTH / 2),
-            printable(&objective.measured, WIDTH / 2),
+            printable(&objective.name, WIDTH),
+            printable(&objective.wanted, 4 * WIDTH),
+            printable(&objective.measured, 4 * WIDTH),
         ]);
     }
     if !verdict.objectives.is_empty() {
-        lines.extend(columns.lines());
+        lines.extend(columns.broken(OBJECTIVE));
     }
     lines.extend(verdict.invalid.iter().flat_map(|why| field("INVALID", &printable(why, 8 * WIDTH))));
     lines

@@ -74,7 +74,7 @@ pub(in crate::show) fn limit(limit: &Limit) -> String {
 pub(in crate::show) fn no_limit(sweep: &Sweep) -> String {
     match sweep.finding {
         Finding::Curve | Finding::Limit => "not looked for",
-        Finding::NeverMet => "the objectives were not met at any load",
+        Finding::NeverMet => "no load clearly met the objectives",
         Finding::AlwaysMet => "above all loads that were run",
         Finding::BrokenOff => "not known, it was broken off",
     }

@@ -48,6 +48,26 @@ fn what_failed_stands_out() {
 }
 
 #[test]
+fn where_nobody_waited_nothing_is_said_of_shares() {
+    let mut sample = sample::report();
+    let fairness = sample.fairness.as_mut().unwrap();
+    sample::nobody_waited(fairness);
+    let text = report(&sample);
+    assert!(text.contains("Jain index      none: there was no time in which all tenants"), "{text}");
+    assert!(text.contains("largest gap     none: no two tenants had"), "{text}");
+    assert!(!text.contains("both waited for"), "{text}");
+}
+
+#[test]
+fn what_an_objective_says_is_never_cut_off() {
+    let mut sample = sample::report();
+    let measured = "between gold and silver 5172, where the bound is 5927, and so on for much longer";
+    sample.verdict.objectives[0].measured = measured.to_owned();
+    let text = report(&sample);
+    assert!(text.contains("where the bound is") && text.contains("much longer") && !text.contains('…'), "{text}");
+}
+
+#[test]
 fn books_that_could_not_be_read_are_not_called_apart() {
     let mut sample = sample::report();
     if let Some(audit) = &mut sample.audit {
@@ -77,7 +97,7 @@ fn why_there_is_no_limit_is_said() {
     for (finding, said) in [
         (Finding::Curve, "Limit: not looked for"),
         (Finding::AlwaysMet, "Limit: above all loads that were run"),
-        (Finding::NeverMet, "Limit: the objectives were not met at any load"),
+        (Finding::NeverMet, "Limit: no load clearly met the objectives"),
         (Finding::BrokenOff, "Limit: not known, it was broken off"),
     ] {
         sample.finding = finding;
