@@ -153,15 +153,17 @@ fn who_tells_events_apart_by_id_has_each_once_whatever_the_receiver_and_kill_9_d
     let receiver = Receiver::start(Mood::TakesAndDies);
     let mut gateway = Gateway::with_config(&stub.url(), &receiver.config());
     for mood in [Mood::TakesAndDies, Mood::Hangs, Mood::Says(500), Mood::Says(401), Mood::Takes] {
+        // Before the start: a gateway that still heard a 401 would pause for up to a minute.
         receiver.set(mood);
         let asked = receiver.asked();
+        // In the middle of a delivery, or between two.
+        gateway.restart();
         for _ in 0..5 {
             gateway.post("/v1/chat/completions", &chat(3));
         }
         eventually_true("the receiver is asked", || receiver.asked() > asked);
-        // In the middle of a delivery, or between two.
-        gateway.restart();
     }
+    gateway.restart();
     eventually_true("everything is delivered", || has_all(&gateway, &receiver));
     assert_eq!(receiver.once_each().len(), 25);
     eventually_true("nothing waits", || gateway.metric("llama_gateway_export_pending") == 0.0);
