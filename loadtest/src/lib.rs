@@ -33,7 +33,7 @@ pub mod compare;
 pub mod drive;
 pub mod measure;
 pub mod plan;
-mod process;
+pub mod process;
 pub mod record;
 pub mod report;
 pub mod run;

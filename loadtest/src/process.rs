@@ -6,9 +6,13 @@ use anyhow::Context;
 
 /// Clock ticks per second in `/proc/<pid>/stat`: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Fields behind the name, before utime.
+const OWN: usize = 11;
+/// Fields behind the name, before cutime.
+const ENDED_CHILDREN: usize = 13;
 
 /// A process and its children.
-pub(crate) fn tree(pid: u32) -> Vec<u32> {
+pub fn tree(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(tree);
     std::iter::once(pid).chain(below).collect()
@@ -18,19 +22,30 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 ///
 /// # Errors
 /// A process is gone, or this is no Linux.
-pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
+pub fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
     let mut ticks = 0;
     for pid in pids {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
-        ticks += ticks_of(&stat).with_context(|| format!("/proc/{pid}/stat is unlike Linux"))?;
+        ticks += ticks_of(&stat, OWN).with_context(|| format!("/proc/{pid}/stat is unlike Linux"))?;
     }
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// The name of the process may hold anything. Behind it, utime and stime are the 12th and 13th fields.
-fn ticks_of(stat: &str) -> Option<u64> {
+/// User and system time of the processes that this one has started and that have ended, in seconds.
+///
+/// # Errors
+/// This is no Linux.
+pub fn ended_children_cpu_seconds() -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").context("this is no Linux")?;
+    let ticks = ticks_of(&stat, ENDED_CHILDREN).context("/proc/self/stat is unlike Linux")?;
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// User and system time, which are two fields of which the first is so many behind the name. The name of the process may
+/// hold anything.
+fn ticks_of(stat: &str, skip: usize) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
+    let mut times = fields.split_whitespace().skip(skip);
     let mut next = || times.next()?.parse::<u64>().ok();
     Some(next()? + next()?)
 }
@@ -39,7 +54,7 @@ fn ticks_of(stat: &str) -> Option<u64> {
 ///
 /// # Errors
 /// A process is gone, or this is no Linux.
-pub(crate) fn resident_kib(pids: &[u32]) -> anyhow::Result<u64> {
+pub fn resident_kib(pids: &[u32]) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let status =
@@ -57,8 +72,9 @@ mod tests {
     #[test]
     fn times_are_found_behind_any_name() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 100 0 0";
-        assert_eq!(ticks_of(stat), Some(300));
-        assert_eq!(ticks_of("42 (a) S 1"), None);
+        assert_eq!(ticks_of(stat, OWN), Some(300));
+        assert_eq!(ticks_of(stat, ENDED_CHILDREN), Some(0));
+        assert_eq!(ticks_of("42 (a) S 1", OWN), None);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! A server of fixed replies runs in a process of its own; harness and server share whatever cores there are. Ends with
 //! 1 if the harness reaches neither 20,000 requests/s nor 300,000 events/s, or does not say when it is too slow.
 
-mod cpu;
 mod server;
 mod wrk;
 
@@ -19,6 +18,7 @@ use loadtest::clock::Clock;
 use loadtest::drive::{Drive, Live, drive, loads};
 use loadtest::measure::Measures;
 use loadtest::plan::Vocabulary;
+use loadtest::process::cpu_seconds;
 use loadtest::record::Ending;
 use loadtest::workload::{Arrival, Length, Tenant, Workload};
 use tokio::sync::mpsc;
@@ -140,7 +140,7 @@ fn run(server: &Server, workload: Workload) -> anyhow::Result<Run> {
     runtime.block_on(async {
         let (sender, mut records) = mpsc::channel(1024);
         let mut measures = Measures::new(&workload, 1);
-        let before = cpu::of_this_process()?;
+        let before = cpu_seconds(&[std::process::id()])?;
         let drive = drive(Drive {
             loads: loads(&workload, &Vocabulary::estimated())?,
             workload,
@@ -162,7 +162,7 @@ fn run(server: &Server, workload: Workload) -> anyhow::Result<Run> {
             (requests, events)
         };
         let (summary, (requests, events)) = tokio::join!(drive, fold);
-        let (summary, cpu_seconds) = (summary?, cpu::of_this_process()? - before);
+        let (summary, cpu_seconds) = (summary?, cpu_seconds(&[std::process::id()])? - before);
         let lag = measures.finish(summary.scheduled_until).dispatch_lag.p99;
         Ok(Run { requests, events, seconds: summary.ended.as_secs_f64(), cpu_seconds, lag })
     })

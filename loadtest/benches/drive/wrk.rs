@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use loadtest::process::ended_children_cpu_seconds;
 
-use crate::{PROMPT_WORDS, USERS, cpu, server};
+use crate::{PROMPT_WORDS, USERS, server};
 
 pub(crate) struct Wrk {
     pub(crate) per_second: f64,
@@ -29,7 +30,7 @@ pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyh
         script,
         "wrk.headers['Content-Type'] = 'application/json'\nwrk.headers['Authorization'] = 'Bearer sk-bench'"
     )?;
-    let before = cpu::of_ended_children()?;
+    let before = ended_children_cpu_seconds()?;
     let seconds = duration.as_secs().max(1);
     let output = Command::new("wrk")
         .args(["-t2", &format!("-c{USERS}"), &format!("-d{seconds}"), "-s"])
@@ -42,5 +43,5 @@ pub(crate) fn measure(address: &str, streamed: bool, duration: Duration) -> anyh
     let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
     let per_second: f64 = field("Requests/sec:").context("wrk names no rate")?.parse()?;
     let requests = per_second * seconds as f64;
-    Ok(Wrk { per_second, micros: (cpu::of_ended_children()? - before) * 1e6 / requests })
+    Ok(Wrk { per_second, micros: (ended_children_cpu_seconds()? - before) * 1e6 / requests })
 }

@@ -14,7 +14,7 @@ use crate::compare;
 use crate::report::sweep::Sweep;
 use crate::report::{FORMAT, Report};
 use crate::show;
-use crate::workload::shipped;
+use crate::workload::{shipped, shipped_text};
 
 #[derive(Args)]
 pub(super) struct CompareArguments {
@@ -78,7 +78,7 @@ pub(super) fn workloads(name: Option<&str>) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let Some((_, text)) = shipped().find(|(known, _)| *known == name) else {
+    let Some(text) = shipped_text(name) else {
         bail!("no workload of this program is called {name}\nhint: `loadtest workloads` lists them");
     };
     stdout.write_all(text.as_bytes())?;

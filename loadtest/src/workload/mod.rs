@@ -29,7 +29,7 @@ pub(crate) use check::{MOST_TOKENS, MOST_TURNS};
 pub use flags::WorkloadFlags;
 pub use length::{Distribution, Length};
 pub use load::{WorkloadError, load, load_slo};
-pub use shipped::shipped;
+pub use shipped::{shipped, shipped_text};
 pub use slo::{Objectives, RequestSlo, Slo};
 
 /// A whole workload.

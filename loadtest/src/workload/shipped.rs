@@ -12,8 +12,8 @@ pub(super) const SHIPPED: [(&str, &str); 8] = [
     ("three-tenants", include_str!("../../workloads/three-tenants.toml")),
 ];
 
-/// The text of a shipped workload.
-pub(super) fn shipped_text(name: &str) -> Option<&'static str> {
+/// The text (TOML) of the workload of this name that comes with the program.
+pub fn shipped_text(name: &str) -> Option<&'static str> {
     SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
 }
 
