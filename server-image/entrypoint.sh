@@ -104,11 +104,11 @@ check_environment() {
 # ---- parameters, each with the flags that it becomes
 
 model_parameters() {
-    local part='[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?'
+    local part='[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?' before=$problems
     text MODEL_REPO "$part/$part" "repository OWNER/NAME of Hugging Face" "unsloth/Kimi-K2-Thinking-GGUF"
     text QUANT_TYPE "$part" "name of a quantisation" "UD-TQ1_0, without the repository and without .gguf"
     # The directory's name is OWNER--NAME, so neither may have that within.
-    if [[ $MODEL_REPO == *--* || $MODEL_REPO$QUANT_TYPE == *..* ]]; then
+    if ((problems == before)) && [[ $MODEL_REPO == *--* || $MODEL_REPO$QUANT_TYPE == *..* ]]; then
         refuse "MODEL_REPO or QUANT_TYPE has -- or .. within" "copy both from the page of the model"
     fi
     text MODELS_DIR '/.*' "absolute path" "/models"
@@ -165,10 +165,7 @@ size_parameters() {
 }
 
 placement_parameters() {
-    case $N_GPU_LAYERS in
-        auto | all) ;;
-        *) whole N_GPU_LAYERS 0 9999 "auto, all or a number of layers, 0 for none" ;;
-    esac
+    text N_GPU_LAYERS 'auto|all|0|[1-9][0-9]{0,3}' "number of layers" "auto, all, or a number such as 99; 0 for none"
     flags+=(--n-gpu-layers "$N_GPU_LAYERS")
     case $MoE_OFFLOAD in
         none) ;;
@@ -179,7 +176,7 @@ placement_parameters() {
             flags+=(--override-tensor "$MoE_OFFLOAD")
             ;;
         *)
-            whole MoE_OFFLOAD 0 9999 "none, all, a number of layers, or .ffn_.*_exps.=CPU"
+            text MoE_OFFLOAD '0|[1-9][0-9]{0,3}' "place of the experts" "none, all, a number, or .ffn_.*_exps.=CPU"
             flags+=(--n-cpu-moe "$MoE_OFFLOAD")
             ;;
     esac
