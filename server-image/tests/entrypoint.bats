@@ -212,7 +212,7 @@ MODEL_REPO=|MODEL_REPO is "", which is no repository OWNER/NAME of Hugging Face;
 MODEL_REPO=https://huggingface.co/acme/Tiny|MODEL_REPO is "https://huggingface.co/acme/Tiny", which is no repository OWNER/NAME of Hugging Face; hint: unsloth/Kimi-K2-Thinking-GGUF
 MODEL_REPO=acme/Tiny:Q8_0|MODEL_REPO is "acme/Tiny:Q8_0", which is no repository OWNER/NAME of Hugging Face; hint: unsloth/Kimi-K2-Thinking-GGUF
 MODEL_REPO=../Tiny|MODEL_REPO is "../Tiny", which is no repository OWNER/NAME of Hugging Face; hint: unsloth/Kimi-K2-Thinking-GGUF
-MODEL_REPO=acme--inc/Tiny|MODEL_REPO or QUANT_TYPE has -- or .. within; hint: copy both from the page of the model
+MODEL_REPO=acme--inc/Tiny|MODEL_REPO is "acme--inc/Tiny", which has -- within; hint: copy it from the page of the model
 QUANT_TYPE=|QUANT_TYPE is "", which is no name of a quantisation; hint: UD-TQ1_0, without the repository and without .gguf
 QUANT_TYPE=..|QUANT_TYPE is "..", which is no name of a quantisation; hint: UD-TQ1_0, without the repository and without .gguf
 QUANT_TYPE=a/b|QUANT_TYPE is "a/b", which is no name of a quantisation; hint: UD-TQ1_0, without the repository and without .gguf
@@ -375,8 +375,8 @@ END
         printf GGUF >"$DIRECTORY/Kimi-K2-UD-TQ1_0-0000$number-of-00006.gguf"
     done
     refused 66 "$DIRECTORY lacks 2 of 6 shards, such as Kimi-K2-UD-TQ1_0-00004-of-00006.gguf; hint: $hint"
-    printf GGUF >"$DIRECTORY/Kimi-K2-UD-TQ1_0-00004-of-00006.gguf.partial"
-    refused 66 "$DIRECTORY lacks 2 of 6 shards, such as Kimi-K2-UD-TQ1_0-00004-of-00006.gguf, which is still loading; hint: $hint"
+    printf GGUF >"$DIRECTORY/Kimi-K2-UD-TQ1_0-00005-of-00006.gguf.0123456789abcdef.partial"
+    refused 66 "$DIRECTORY lacks 2 of 6 shards, such as Kimi-K2-UD-TQ1_0-00005-of-00006.gguf, which is still loading; hint: $hint"
     printf GGUF >"$DIRECTORY/Kimi-K2-UD-TQ1_0-00004-of-00006.gguf"
     printf GGUF >"$DIRECTORY/Kimi-K2-UD-TQ1_0-00005-of-00006.gguf"
     entrypoint
