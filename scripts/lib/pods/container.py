@@ -8,6 +8,7 @@ import math
 import os
 import re
 import subprocess
+import tempfile
 
 from . import Failed, sandbox
 from .manifest import environment, expand
@@ -48,7 +49,7 @@ class Container:
             )
 
     def crun(self, command):
-        return ["crun", "--root", self.pod.cluster.folder / "crun", "--cgroup-manager=disabled", command]
+        return ["crun", "--root", str(self.pod.cluster.folder / "crun"), "--cgroup-manager=disabled", command]
 
     @property
     def code(self):
@@ -63,12 +64,22 @@ class Container:
         return json.loads(run.stdout)["pid"]
 
     def execute(self, command, timeout=None, **options):
-        """Runs a command in the container, as `exec` of kubectl does."""
-        try:
-            return subprocess.run([*self.crun("exec"), self.id, *command], timeout=timeout, check=False,
-                                  **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{command[0]} takes longer than {timeout:.0f} s") from None
+        """Runs a command in the container, as its user and with its variables, as `exec` of kubectl does."""
+        way_in = self.way_in()
+        with tempfile.NamedTemporaryFile("w", dir=self.bundle) as file:
+            json.dump(way_in["process"] | {"args": list(command)}, file)
+            file.flush()
+            run = [*way_in["crun"], "--process", file.name, way_in["id"]]
+            options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options
+            try:
+                return subprocess.run(run, timeout=timeout, check=False, **options)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"{command[0]} takes longer than {timeout:.0f} s") from None
+
+    def way_in(self):
+        """What it takes to run something in the container, from any process of these namespaces."""
+        process = json.loads((self.bundle / "config.json").read_text())["process"]
+        return {"crun": self.crun("exec"), "process": process, "id": self.id}
 
     def signal(self, name):
         # Has no effect on a container that has just ended.

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 
 from . import Failed
+from .manifest import ROOT
+
+IMAGES = Path(__import__("os").environ.get("PODS_IMAGES", ROOT / ".cache" / "images"))
 
 
 class Image:

@@ -12,8 +12,6 @@ import yaml
 from . import Failed
 
 ROOT = Path(__file__).resolve().parents[3]
-# What scripts/deploy.sh creates with random content, since secrets are not part of the set.
-GENERATED_SECRETS = {"kimi-k2-upstream-key": "api-key", "kimi-k2-gateway-admin-key": "key"}
 
 
 def render(overlay):

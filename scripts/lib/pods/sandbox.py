@@ -14,28 +14,30 @@ import sys
 from . import Failed
 
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x20000000, 0x40000000
-MS_REC, MS_PRIVATE, MNT_DETACH, PR_SET_PDEATHSIG = 0x4000, 0x40000, 2, 1
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MNT_DETACH, PR_SET_PDEATHSIG = 2, 1
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(started=lambda process: None):
+def enter(started=lambda process: None, ended=lambda: None):
     """Goes on in a child in fresh namespaces; the parent hands on signals and ends as the child does.
 
-    `started` is called in the parent with the id of the child's process.
+    The parent calls `started` with the id of the child's process, and `ended` when nothing of it is left.
     """
     if os.geteuid() != 0:
         raise Failed("namespaces and other users' ids need root: run it with sudo")
-    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
+    call("unshare", CLONE_NEWPID)
     child = os.fork()
     if child:
         started(child)
-        watch(child)
+        watch(child, ended)
     # Whatever ends the parent ends the child, and with it, the first of its namespace, all that it has started.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != 0:
         os._exit(1)  # the parent of a namespace's first process is outside, seen as 0; another one has adopted it
+    call("unshare", CLONE_NEWNS | CLONE_NEWNET)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc")
     # crun refuses the mixture of cgroups v1 and v2 that some machines have. It gets no cgroups from us anyway.
@@ -44,7 +46,7 @@ def enter(started=lambda process: None):
     loopback_up()
 
 
-def watch(child):
+def watch(child, ended):
     def hand_on(number, _frame):
         os.kill(child, number)
 
@@ -52,6 +54,7 @@ def watch(child):
         signal.signal(number, hand_on)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
+    ended()
     sys.stdout.flush()
     os._exit(code if code >= 0 else 128 - code)
 
@@ -64,6 +67,11 @@ def loopback_up():
 def mount(source, target, kind, flags=0, options=None):
     call("mount", *[text and text.encode() for text in (source, str(target), kind)], flags,
          options and options.encode())
+
+
+def bind(source, target):
+    target.mkdir(parents=True, exist_ok=True)
+    mount(str(source), target, None, MS_BIND)
 
 
 def call(name, *arguments):
