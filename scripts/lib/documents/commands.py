@@ -98,6 +98,8 @@ def parsed(text):
 
 def _script(project, script, words):
     path = project.root / script
+    if path.is_dir():
+        return []
     if not path.is_file():
         return [f"{script}: there is no such script"]
     text = script_text(path)

@@ -107,6 +107,8 @@ def _apart(words):
     """Words that are no options, and options with their values."""
     plain, values, flag = [], [], None
     for word in words:
+        if word == "-f" and plain[:1] == ["logs"]:
+            continue  # --follow
         if flag:
             values.append((flag, word))
             flag = None
