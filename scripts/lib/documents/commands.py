@@ -36,9 +36,11 @@ def all_commands(document):
             found += [(line + offset, words) for offset, _, words in simple_commands(text) if words]
     for line, text in document.spans:
         first = text.split(" ")[0]
+        if " " not in text:
+            continue  # a name or a path
         if pathlib.PurePath(first).name in PROGRAMS or first.lstrip("./").startswith("scripts/"):
             found += _of_span(line, text)
-        elif first in ("oc", "kubectl") and " " in text:
+        elif first in ("oc", "kubectl"):
             found += _of_span(line, text)
         elif first in BARE and re.match(r"\S+ (-|\[|[a-z])", text):
             found += _of_span(line, "llama-gateway " + text)
