@@ -269,7 +269,7 @@ class Documents(unittest.TestCase):
         self.assert_fault("objects", "no Deployment gateway")
 
     def test_data_that_does_not_parse(self):
-        for language, text, said in (("json", '{"a": }', "no JSON"), ("yaml", "a: [b", "no YAML"),
+        for language, text, said in (("json", '{"a": }', "no JSON"), ("yaml", "a: [b", "no YAML"), ("python", "a = (", "no Python"),
                                      ("toml", "a = = 1", "TOML parse error"), ("toml", "nonsense = 1", "unknown key")):
             with self.subTest(text):
                 self.block(language, text)

@@ -1,4 +1,4 @@
-"""Snippets of TOML, YAML and JSON: they parse, and those of gateway.toml pass `llama-gateway check-config`."""
+"""Snippets of TOML, YAML, JSON and Python: they parse, and those of gateway.toml pass `llama-gateway check-config`."""
 import json
 import pathlib
 import re
@@ -37,6 +37,14 @@ def _yaml(_, text):
     return None
 
 
+def _python(_, text):
+    try:
+        compile(text, "snippet", "exec")
+    except SyntaxError as error:
+        return f"this is no Python: {error}"
+    return None
+
+
 def _toml(project, text):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -68,4 +76,4 @@ def _toml(project, text):
     return f"llama-gateway check-config refuses this: {message}"
 
 
-CHECKS = {"json": _json, "yaml": _yaml, "toml": _toml}
+CHECKS = {"json": _json, "python": _python, "yaml": _yaml, "toml": _toml}
