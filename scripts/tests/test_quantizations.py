@@ -4,7 +4,10 @@ import pathlib
 import re
 import unittest
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "MODEL-QUANTIZATIONS.md"
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "MODEL-QUANTIZATIONS.md"
 GIB = 2**30
 
 # What the text of the document assumes; `test_the_text_states_the_assumptions` finds each there.
@@ -175,6 +178,28 @@ class Tables(unittest.TestCase):
                        "an eighth of the limit, but 16 GiB at most, is taken off", "take about 1 GiB",
                        "spread over 48 layers", "Kimi-K2 without its experts is about 8 GB"]:
             self.assertTrue(phrase in self.flat, f"the text should say: {phrase}")
+
+    def test_deploy_knows_the_same_sizes(self):
+        script = (ROOT / "scripts/lib/deploy/model.sh").read_text(encoding="utf-8")
+        known = {(model, quant): float(size) for model, quant, size in
+                 re.findall(r'"unsloth/Kimi-K2-(Thinking|Instruct)-GGUF ([\w-]+)"\]=(\d+)', script)}
+        told = {(row[0], row[1].strip("`")): number(row[2]) for row in self.table("Kimi-K2", "model")}
+        self.assertEqual(known, told)
+
+    def test_the_profiles_are_as_told(self):
+        def data(folder, file):
+            return yaml.safe_load((ROOT / "manifests" / folder / file).read_text(encoding="utf-8"))["data"]
+
+        kimi, small = (data(folder, "03-configmap.yaml") for folder in ("base", "components/gpt-oss-20b-t4"))
+        self.assertEqual([kimi[name] for name in ("CTX_SIZE", "BATCH_SIZE", "UBATCH_SIZE")], ["16384", "1024", "1024"])
+        self.assertEqual([small[name] for name in ("CTX_SIZE", "PARALLEL_SLOTS")], ["32768", "2"])
+        config = data("base", "10-gateway-configmap.yaml")["gateway.toml"]
+        for line in ['first_token = "20m"', 'first_token_per_1000 = "10m"', 'total = "4h"',
+                     "white_space_keep_alive = true"]:
+            self.assertIn(line, config.splitlines())
+        deployment = (ROOT / "manifests/base/05-deployment.yaml").read_text(encoding="utf-8")
+        for line in ["memory: 128Gi", "progressDeadlineSeconds: 21600", "failureThreshold: 480", "periodSeconds: 15"]:
+            self.assertIn(line, deployment)
 
     def test_every_table_with_figures_is_computed(self):
         computed = {"Kimi-K2", "Others", "Memory", "What fits the card", "Kimi-K2: seconds a token",

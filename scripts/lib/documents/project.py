@@ -57,7 +57,7 @@ class Project:
             if path.endswith((".md", ".lock", ".svg")) or "/scripts/tests/" in path or os.path.getsize(path) > 2e6:
                 continue
             with open(path, encoding="utf-8", errors="ignore") as file:
-                found.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", file.read()))
+                found.update(re.findall(r"(?<!\w)(?:-D)?([A-Za-z_]\w*)", file.read()))
         return found
 
     @functools.lru_cache(maxsize=None)
