@@ -12,12 +12,19 @@ maximum=${DRAIN_MAX_SECONDS:-280}
 [[ $minimum =~ ^[0-9]{1,6}$ ]] || minimum=15
 [[ $maximum =~ ^[0-9]{1,6}$ ]] || maximum=280
 port=${PORT:-8001}
-host=${HOST:-0.0.0.0}
-[ "$host" != 0.0.0.0 ] || host=127.0.0.1
+case ${HOST:-0.0.0.0} in
+    0.0.0.0) host=127.0.0.1 ;;
+    ::) host='[::1]' ;;
+    *:*) host="[$HOST]" ;;
+    *) host=$HOST ;;
+esac
 key_file=${API_KEY_FILE:-/run/secrets/upstream/api-key}
 
 # Asked more often, llama-server would not notice that clients leave.
 readonly POLL_SECONDS=2
+
+# A hook that fails says nothing to anybody, and its pod is stopped all the same.
+trap 'exit 0' EXIT
 
 finish() {
     local line="drain: $1, after $SECONDS s"
@@ -26,41 +33,58 @@ finish() {
     exit 0
 }
 
-# The key as a line of curl's configuration: arguments are seen by others.
+# The first key of the file as a line of curl's configuration: arguments are seen by others.
 key_header() {
-    local key=""
-    if [ "$key_file" != none ] && [ -r "$key_file" ]; then
-        key=$(grep -v -m 1 -e '^#' -e '^$' "$key_file") || true
-    fi
-    key=${key//\\/\\\\}
-    [ -z "$key" ] || printf 'header = "Authorization: Bearer %s"\n' "${key//\"/\\\"}"
+    local line
+    [ "$key_file" != none ] && [ -r "$key_file" ] || return 0
+    while IFS= read -r line || [ -n "$line" ]; do
+        [[ -n $line && $line != '#'* ]] || continue
+        line=${line//\\/\\\\}
+        printf 'header = "Authorization: Bearer %s"\n' "${line//\"/\\\"}"
+        return 0
+    done <"$key_file"
 }
 
-answer="" # body and, on the last line, status code of the newest answer; 000 when there was none in time
-ask() {   # PATH
+# Sets body and status code of the newest answer; 000 when there was none in time.
+answer="" status=000
+ask() { # PATH
     local code=0
     answer=$(key_header | curl --config - --silent --noproxy '*' --max-time 10 --write-out '\n%{http_code}' \
         "http://$host:$port$1") || code=$?
+    status=${answer##*$'\n'}
     # 7: nobody listens.
     [ "$code" != 7 ] || finish "llama-server is gone"
-    [ "${answer##*$'\n'}" != 503 ] || finish "the model was still loading"
+    [ "$status" != 503 ] || finish "the model was still loading"
+}
+
+# Sets the number of requests that are processed or wait for a slot.
+left=some
+count_requests() {
+    local name value sum=""
+    ask /metrics
+    while read -r name value; do
+        case $name in
+            llamacpp:requests_processing | llamacpp:requests_deferred) sum=$((sum + 10#0${value%%[!0-9]*})) ;;
+        esac
+    done <<<"$answer"
+    left=${sum:-some}
+    case $status in
+        # No answer in time: a long prompt may hold it up.
+        200 | 000) ;;
+        # The key was changed since, for instance.
+        *) count_connections ;;
+    esac
 }
 
 # Connections of others to the port. The gateway closes its own some seconds after they have nothing to do.
-open_connections() {
-    awk -v port="$(printf ':%04X' "$port")" \
-        '$4 == "01" && substr($2, length($2) - 4) == port { n++ } END { print n + 0 }' /proc/net/tcp /proc/net/tcp6
-}
-
-left="some" # requests that are processed or wait for a slot
-count_requests() {
-    ask /metrics
-    case ${answer##*$'\n'} in
-        200) left=$(awk '/^llamacpp:requests_(processing|deferred) / { n += $2 } END { print n + 0 }' <<<"$answer") ;;
-        000) left="some" ;; # busy: a long prompt may hold the answer up
-        # A key that was changed since, for instance.
-        *) left=$(open_connections) ;;
-    esac
+count_connections() {
+    local hex at state
+    printf -v hex '%04X' "$port"
+    left=0
+    while read -r _ at _ state _; do
+        [[ $at == *:$hex && $state == 01 ]] && left=$((left + 1))
+    done < <(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null)
+    return 0
 }
 
 while ((SECONDS < maximum)); do

@@ -20,15 +20,9 @@ refuse() { # what is wrong, what to do
     problems=$((problems + 1))
 }
 
-# A value for a message: on one line, not too long, and without a token that was pasted into the wrong place.
-shown() {
+shown() { # a value for a message: on one line, and not too long
     local value=${1//[[:cntrl:]]/?}
-    if [[ $value =~ hf_[A-Za-z0-9]+ ]]; then
-        value=${value//"${BASH_REMATCH[0]}"/hf_...}
-    fi
-    if ((${#value} > 80)); then
-        value="${value:0:80}..."
-    fi
+    ((${#value} <= 80)) || value="${value:0:80}..."
     printf '"%s"' "$value"
 }
 
@@ -37,9 +31,7 @@ shown() {
 whole() { # NAME MIN MAX [HINT]
     local value=${!1} hint=${4:-"a whole number from $2 to $3"}
     if ! [[ $value =~ ^-?(0|[1-9][0-9]{0,8})$ ]]; then
-        if [[ $value =~ ^([1-9][0-9]{0,4})[kK]$ ]]; then
-            hint=$((BASH_REMATCH[1] * 1024))
-        fi
+        [[ $value =~ ^([1-9][0-9]{0,4})[kK]$ ]] && hint=$((BASH_REMATCH[1] * 1024))
         refuse "$1 is $(shown "$value"), which is no whole number" "$hint"
     elif ((value < $2 || value > $3)); then
         refuse "$1 is $value, which is not between $2 and $3" "$hint"
@@ -49,9 +41,7 @@ whole() { # NAME MIN MAX [HINT]
 decimal() { # NAME MAX: from 0 to MAX
     local value=${!1} hint="a number from 0 to $2, such as 0.6"
     if ! [[ $value =~ ^([0-9]{1,3})(\.([0-9]{1,6}))?$ ]]; then
-        if [[ $value =~ ^[0-9]+,[0-9]+$ ]]; then
-            hint=${value/,/.}
-        fi
+        [[ $value =~ ^[0-9]+,[0-9]+$ ]] && hint=${value/,/.}
         refuse "$1 is $(shown "$value"), which is no decimal number" "$hint"
     elif ((10#${BASH_REMATCH[1]} > $2 || (10#${BASH_REMATCH[1]} == $2 && 10#0${BASH_REMATCH[3]} > 0))); then
         refuse "$1 is $value, which is more than $2" "$hint"
@@ -59,14 +49,11 @@ decimal() { # NAME MAX: from 0 to MAX
 }
 
 choice() { # NAME VALUE...
-    local name=$1 value
+    local name=$1
     shift
-    for value in "$@"; do
-        if [ "${!name}" = "$value" ]; then
-            return 0
-        fi
-    done
-    refuse "$name is $(shown "${!name}"), which is none of: $*" "write it in lower case, without blanks"
+    if [[ ${!name} == *[!a-z]* || " $* " != *" ${!name} "* ]]; then
+        refuse "$name is $(shown "${!name}"), which is none of: $*" "write one of them, in lower case"
+    fi
 }
 
 text() { # NAME REGEX WHAT HINT
@@ -83,7 +70,6 @@ defaults() {
     : "${THREADS:=-1}" "${PARALLEL_SLOTS:=1}" "${BATCH_SIZE:=512}" "${UBATCH_SIZE:=512}" "${CACHE_RAM_MIB:=0}"
     : "${THREADS_HTTP:=64}" "${SSE_PING_INTERVAL:=10}" "${FLASH_ATTENTION:=auto}" "${WARMUP:=off}"
     : "${HOST:=0.0.0.0}" "${PORT:=8001}" "${API_KEY_FILE:=/run/secrets/upstream/api-key}" "${EXTRA_FLAGS:=}"
-    : "${DRAIN_MIN_SECONDS:=15}" "${DRAIN_MAX_SECONDS:=280}"
     # Where things are; tests and other images say otherwise.
     : "${LLAMA_SERVER:=/opt/llama.cpp/bin/llama-server}" "${CGROUP_ROOT:=/sys/fs/cgroup}"
     : "${NVIDIA_DEVICE:=/dev/nvidiactl}"
@@ -206,15 +192,11 @@ placement_parameters() {
     choice FLASH_ATTENTION auto on off
     flags+=(--flash-attn "$FLASH_ATTENTION")
     choice WARMUP on off
-    if [ "$WARMUP" = on ]; then
-        flags+=(--warmup)
-    else
-        flags+=(--no-warmup)
-    fi
+    [ "$WARMUP" = on ] && flags+=(--warmup) || flags+=(--no-warmup)
 }
 
-# The container's CPU limit, else the CPUs that it may use. llama-server itself counts those of the node, and with
-# more threads than its limit allows each step waits for threads that are throttled.
+# The container's CPU limit, else the CPUs that it may use. llama-server itself counts those of the node; the threads
+# beyond the limit are throttled, and each step waits for the slowest.
 usable_cpus() {
     local quota=max period=0 cpus
     # nproc would believe OMP_NUM_THREADS.
@@ -233,90 +215,57 @@ usable_cpus() {
 }
 
 service_parameters() {
-    text HOST '[A-Za-z0-9.:-]+' "address to listen on" "0.0.0.0"
+    text HOST 'localhost|[0-9a-fA-F.:]+' "IP address to listen on" "0.0.0.0"
     whole PORT 1024 65535
     whole SSE_PING_INTERVAL 1 300 "seconds, such as 10: the pings tell the gateway that a long prompt is still read"
-    local before=$problems
-    whole DRAIN_MIN_SECONDS 0 3600
-    whole DRAIN_MAX_SECONDS 0 86400
-    if ((problems == before && DRAIN_MIN_SECONDS > DRAIN_MAX_SECONDS)); then
-        refuse "DRAIN_MIN_SECONDS $DRAIN_MIN_SECONDS is more than DRAIN_MAX_SECONDS $DRAIN_MAX_SECONDS" \
-            "lower one or raise the other"
-    fi
     flags+=(--host "$HOST" --port "$PORT" --sse-ping-interval "$SSE_PING_INTERVAL")
     # The gateway and drain.sh read /metrics, the gateway /slots; the model comes from the volume, never from a hub.
     flags+=(--metrics --slots --no-ui --offline)
 }
 
-# ---- further flags
+readonly SET_BY="MODEL_REPO: -m --model; MODEL_ALIAS: -a --alias; TEMPERATURE: --temp --temperature; MIN_P: --min-p;
+    CTX_SIZE: -c --ctx-size; PARALLEL_SLOTS: -np --parallel; BATCH_SIZE: -b --batch-size;
+    UBATCH_SIZE: -ub --ubatch-size; N_GPU_LAYERS: -ngl --gpu-layers --n-gpu-layers;
+    FLASH_ATTENTION: -fa --flash-attn; WARMUP: --warmup --no-warmup;
+    MoE_OFFLOAD: -ot --override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe; THREADS: -t --threads;
+    CACHE_RAM_MIB: -cram --cache-ram --cache-idle-slots --no-cache-idle-slots; THREADS_HTTP: --threads-http;
+    SSE_PING_INTERVAL: --sse-ping-interval; HOST: --host; PORT: --port; API_KEY_FILE: --api-key --api-key-file;"
 
-parameter_of() { # the parameter that sets a flag
+objection_to() { # why EXTRA_FLAGS may not have a flag; nothing for all others
+    if [[ $SET_BY =~ ([A-Za-z_]+):[a-z\ -]*\ "$1"[\ \;] ]]; then
+        echo "${BASH_REMATCH[1]} sets it"
+        return 0
+    fi
     case $1 in
-        -m | --model) echo "MODEL_REPO and QUANT_TYPE" ;;
-        -a | --alias) echo MODEL_ALIAS ;;
-        --temp | --temperature) echo TEMPERATURE ;;
-        --min-p) echo MIN_P ;;
-        -c | --ctx-size) echo CTX_SIZE ;;
-        -np | --parallel) echo PARALLEL_SLOTS ;;
-        -ngl | --gpu-layers | --n-gpu-layers) echo N_GPU_LAYERS ;;
-        -ot | --override-tensor | -cmoe | --cpu-moe | -ncmoe | --n-cpu-moe) echo MoE_OFFLOAD ;;
-        -t | --threads) echo THREADS ;;
-        --threads-http) echo THREADS_HTTP ;;
-        -b | --batch-size) echo BATCH_SIZE ;;
-        -ub | --ubatch-size) echo UBATCH_SIZE ;;
-        -cram | --cache-ram | --cache-idle-slots | --no-cache-idle-slots) echo CACHE_RAM_MIB ;;
-        --sse-ping-interval) echo SSE_PING_INTERVAL ;;
-        -fa | --flash-attn) echo FLASH_ATTENTION ;;
-        --warmup | --no-warmup) echo WARMUP ;;
-        --host) echo HOST ;;
-        --port) echo PORT ;;
-        --api-key-file | --api-key) echo API_KEY_FILE ;;
-    esac
-}
-
-objection_to() { # why a flag may not be given
-    case $1 in
-        --metrics | --slots | --no-slots | --api-prefix | --ssl-*) echo "the gateway would not find what it asks for" ;;
-        --embedding | --embeddings | --rerank | --reranking) echo "the gateway sends chats" ;;
-        -hf* | --hf-* | -mu | --model-url | -mmu | --mmproj-url | -dr | --docker-repo | --offline)
-            echo "models come from the volume, not from the network"
-            ;;
-        --spec-default) ;;
-        --fim-* | --*-default | --models-*) echo "it starts another model than MODEL_REPO" ;;
-        --ui | --webui | --no-ui | --no-webui | --ui-* | --webui-* | --no-ui-* | --no-webui-* | --path)
-            echo "the server has no UI"
-            ;;
-        --tools | --tools-* | -ag | --agent | --mcp-*) echo "clients could run programs in the container" ;;
-        --slot-save-path | --props | --media-path) echo "clients could reach what belongs to others" ;;
-        -v | --verbose | --log-verbose | -lv | --verbosity | --log-verbosity | --log-file | --log-prompts-dir)
-            echo "prompts would be logged"
-            ;;
-        --sleep-idle-seconds) echo "the model would be loaded again for the next request" ;;
-        -kvu | --kv-unified) echo "requests would break when all together exceed CTX_SIZE" ;;
+        --spec-default) ;; # brings no model, unlike those of the next line
+        -hf* | --hf-* | --spec-draft-hf* | -mu | -mmu | --*-url | -dr | --docker-repo | --offline | --*-default | \
+            --fim-* | --models-* | --no-models-*) echo "the model is MODEL_REPO, from the volume" ;;
+        --metrics | --slots | --no-slots | --*ui | --api-prefix | --ssl-* | --embedding | --embeddings | --rerank | \
+            --reranking) echo "the gateway needs what is set" ;;
+        --tools | --tools-* | -ag | --agent | --mcp-* | --*ui-mcp-proxy | --path | --media-path | --props | \
+            --slot-save-path) echo "clients would reach files, programs or what belongs to others" ;;
+        -v | --*verbose | -lv | --*verbosity | --log-file | --log-prompts-dir) echo "prompts would be written down" ;;
+        --sleep-idle-seconds) echo "the next request would load the model again" ;;
+        -kvu | --kv-unified) echo "all requests would break when their sum exceeds CTX_SIZE" ;;
     esac
 }
 
 extra_flags() {
-    local words=() word flag parameter objection
-    # Words, not shell code: nothing is expanded. A ConfigMap may break the lines.
+    local words=() word flag objection
+    # Words, not shell code: nothing is expanded. The lines of a ConfigMap may be broken.
     read -r -d '' -a words <<<"$EXTRA_FLAGS" || true
-    for word in ${words[@]+"${words[@]}"}; do
+    for word in "${words[@]}"; do
         if [[ $word == [\"\']* ]]; then
             refuse "EXTRA_FLAGS has a quoted word" "it is split at blanks; leave the quotes out"
         fi
         [[ $word == -[A-Za-z-]* ]] || continue
-        # llama-server takes --ctx_size as --ctx-size. A value behind = is not repeated: it may be a secret.
+        # llama-server takes --ctx_size for --ctx-size. What stands behind = is not repeated: it may be a secret.
         flag=${word%%=*}
         [[ $flag != --* ]] || flag=${flag//_/-}
-        parameter=$(parameter_of "$flag")
         objection=$(objection_to "$flag")
-        if [ -n "$parameter" ]; then
-            refuse "EXTRA_FLAGS has $flag" "set $parameter instead"
-        elif [ -n "$objection" ]; then
-            refuse "EXTRA_FLAGS has $flag: $objection" "leave it out"
-        fi
+        [ -z "$objection" ] || refuse "EXTRA_FLAGS has $flag, but $objection" "leave it out of EXTRA_FLAGS"
     done
-    flags+=(${words[@]+"${words[@]}"})
+    flags+=("${words[@]}")
 }
 
 # ---- what must be there: key, llama-server, model
@@ -327,15 +276,13 @@ check_key_file() {
         say "API_KEY_FILE=none: llama-server serves whoever reaches its port"
         return 0
     fi
-    # Not a path: perhaps the key itself, so it is not repeated.
+    # What is no path may be the key itself, so it is not repeated.
     if [[ $file != /* ]]; then
         refuse "API_KEY_FILE is no absolute path" "the path of a file with the key, or none"
         return 0
-    elif [ ! -f "$file" ]; then
-        refuse "API_KEY_FILE $file is no file" "mount the Secret with the key there, or API_KEY_FILE=none to serve without"
-        return 0
-    elif [ ! -r "$file" ]; then
-        refuse "API_KEY_FILE $file cannot be read by user $(id -u)" "fsGroup or defaultMode 0444 of the Secret's volume"
+    elif [ ! -f "$file" ] || [ ! -r "$file" ]; then
+        refuse "API_KEY_FILE $file is no file that user $(id -u) can read" \
+            "mount the Secret there (mode 0440, and fsGroup), or API_KEY_FILE=none to serve without a key"
         return 0
     fi
     while IFS= read -r line || [ -n "$line" ]; do
@@ -348,9 +295,7 @@ check_key_file() {
                 "write the key with printf %s, without a line end of Windows"
         fi
     done <"$file"
-    if ((keys == 0)); then
-        refuse "API_KEY_FILE $file has no key" "one key, not beginning with #"
-    fi
+    ((keys > 0)) || refuse "API_KEY_FILE $file has no key" "one key, not beginning with #"
     flags+=(--api-key-file "$file")
 }
 
@@ -363,42 +308,32 @@ check_server() {
     fi
 }
 
+readonly FETCH="the init container fetch-model loads it; its log tells why it did not"
+
 find_model() {
-    local repository="$MODELS_DIR/${MODEL_REPO/\//--}" first=() single=() file
-    local directory="$repository/$QUANT_TYPE" fetch="the init container fetch-model loads it; its log tells why it did not"
-    if [ ! -d "$MODELS_DIR" ]; then
-        refuse "MODELS_DIR $MODELS_DIR is no directory" "mount the volume with the models there"
-        return 0
-    elif [ ! -d "$directory" ]; then
-        local others
-        others=$(cd "$repository" 2>/dev/null && printf '%s ' */) || others=""
-        others=${others//'*/ '/}
-        refuse "the model is not there: $directory does not exist${others:+ (but ${others%/ })}" "$fetch"
-        return 0
-    elif [ ! -r "$directory" ] || [ ! -x "$directory" ]; then
-        refuse "$directory cannot be read by user $(id -u)" "fsGroup of the pod, or the modes on the volume"
-        return 0
-    fi
+    local directory="$MODELS_DIR/${MODEL_REPO/\//--}/$QUANT_TYPE" first=() single=() file
     for file in "$directory"/*.gguf; do
         case ${file##*/} in
             '*.gguf' | *mmproj*) ;;
             *-00001-of-*.gguf) first+=("$file") ;;
-            *-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].gguf) ;;
+            *-of-[0-9][0-9][0-9][0-9][0-9].gguf) ;; # another shard
             *) single+=("$file") ;;
         esac
     done
-    if ((${#first[@]} == 0)); then
-        first=(${single[@]+"${single[@]}"})
-    fi
+    ((${#first[@]} > 0)) || first=("${single[@]}")
     if ((${#first[@]} > 1)); then
-        refuse "$directory has ${#first[@]} models, such as ${first[0]##*/} and ${first[1]##*/}" "one directory for each"
+        refuse "$directory has ${#first[@]} models: ${first[0]##*/}, ${first[1]##*/}" "leave the one to serve"
     elif ((${#first[@]} == 1)); then
         check_shards "${first[0]}"
         flags=(--model "${first[0]}" "${flags[@]}")
+    elif [ ! -d "$MODELS_DIR" ]; then
+        refuse "MODELS_DIR $MODELS_DIR is no directory" "mount the volume with the models there"
+    elif [ ! -d "$directory" ] || [ ! -r "$directory" ]; then
+        refuse "the model is not there: no directory $directory that user $(id -u) can read" "$FETCH"
     elif compgen -G "$directory/*.partial" >/dev/null; then
-        refuse "$directory has no first shard, but *.partial: the model is still loading, or it was cut" "$fetch"
+        refuse "$directory has no first shard, but *.partial: the model is still loading, or that was cut" "$FETCH"
     else
-        refuse "$directory has no first shard (*-00001-of-*.gguf) and no single *.gguf" "$fetch"
+        refuse "$directory has no first shard (*-00001-of-*.gguf) and no single *.gguf" "$FETCH"
     fi
 }
 
@@ -406,13 +341,14 @@ check_shards() { # the first shard, or the only file
     local files=("$1") missing=() file loading="" number
     if [[ $1 =~ ^(.*)-00001-of-([0-9]{5})\.gguf$ ]]; then
         for ((number = 2; number <= 10#${BASH_REMATCH[2]}; number++)); do
-            files+=("$(printf '%s-%05d-of-%s.gguf' "${BASH_REMATCH[1]}" "$number" "${BASH_REMATCH[2]}")")
+            printf -v file '%s-%05d-of-%s.gguf' "${BASH_REMATCH[1]}" "$number" "${BASH_REMATCH[2]}"
+            files+=("$file")
         done
     fi
     for file in "${files[@]}"; do
         if [ ! -e "$file" ]; then
             missing+=("${file##*/}")
-            [ ! -e "$file.partial" ] || loading=" (still loading: ${file##*/}.partial)"
+            [ ! -e "${file%/*}/${missing[0]}.partial" ] || loading=", which is still loading"
         elif [ ! -r "$file" ]; then
             refuse "$file cannot be read by user $(id -u)" "fsGroup of the pod, or the modes on the volume"
         # What a proxy or git-lfs left instead of the model begins with something else.
@@ -420,10 +356,8 @@ check_shards() { # the first shard, or the only file
             refuse "$file is no GGUF file" "delete it; the init container fetch-model loads it again"
         fi
     done
-    if ((${#missing[@]} > 0)); then
-        refuse "${1%/*} has $((${#files[@]} - ${#missing[@]})) of ${#files[@]} shards, ${missing[0]} is missing$loading" \
-            "the init container fetch-model loads it; its log tells why it did not"
-    fi
+    ((${#missing[@]} == 0)) ||
+        refuse "${1%/*} lacks ${#missing[@]} of ${#files[@]} shards, such as ${missing[0]}$loading" "$FETCH"
 }
 
 # ---- all of it
@@ -455,7 +389,7 @@ main() {
         exit 0
     fi
     # Some cgroup limits and defaults are known only here, so the whole command is told.
-    say "$(printf '%q ' "$LLAMA_SERVER" "${flags[@]}")"
+    say "runs$(printf ' %q' "$LLAMA_SERVER" "${flags[@]}")"
     [ "$mode" = start ] || exit 0
     # exec: llama-server is process 1 then, and gets the signals of the container.
     exec "$LLAMA_SERVER" "${flags[@]}"
