@@ -82,7 +82,7 @@ See [the guide](docs/guide.md#second-part), [here](#the-project) and `docs/guide
 scripts/deploy.sh --overlay x --more    # with a comment's --nothing
 scripts/deploy.sh switch-model A B
 MODEL_REPO=x oc -n models exec deploy/server -c main -- llama-gateway keys create --tenant T --json
-oc get secret token | grep -q x && kubectl apply -k manifests
+oc get secret token | grep -q x && kubectl apply -k manifests && kubectl apply -f manifests/NAME
 oc logs -f deploy/server; oc get pods -n kube-system; oc get deploy NAME
 ```
 
@@ -256,6 +256,7 @@ class Documents(unittest.TestCase):
             ("oc logs deploy/server -c other", "no pod of the manifests has a container other"),
             ("oc get pods -l app=other", "app=other"),
             ("oc apply -k manifests/other", "manifests/other: there is no such file"),
+            ("oc apply -k other/NAME", "other/NAME: there is no such file"),
             ("oc describes deploy/server", "no command describes"),
             ("oc project other", "no Namespace other"),
             ("oc start-build other", "no BuildConfig other"),

@@ -70,7 +70,9 @@ class Known:
             return [f"no pod of the manifests has the label app={app}" for app in re.findall(r"\bapp=([\w-]+)", value)
                     if not self._is(app, self.apps)]
         if flag in ("-k", "--kustomize", "-f", "--filename") and re.match(r"^[\w./-]*[\w/]$", value):
-            return [] if (self.root / value).exists() else [f"{flag} {value}: there is no such file"]
+            # A part in capitals stands for any name.
+            pattern = re.sub(r"(?<![^/])[A-Z]+(?![^/])", "*", value)
+            return [] if any(self.root.glob(pattern)) else [f"{flag} {value}: there is no such file"]
         return []
 
     def _named(self, plain):
