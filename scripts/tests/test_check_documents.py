@@ -18,16 +18,20 @@ LOADER.exec_module(check_documents)
 
 GATEWAY = """#!/usr/bin/env bash
 case "$*" in
---help) printf 'Usage: llama-gateway <COMMAND>\\n\\nCommands:\\n  serve  Run\\n  keys   Keys\\n  help   Help\\n\\n' ;;
+--help) printf 'Commands:\\n  serve  Run\\n  keys   Keys\\n  help   Help\\n\\n' ;;
 "serve --help") printf 'Options:\\n      --config <FILE>  A file\\n' ;;
 "keys --help") printf 'Commands:\\n  create  Make one\\n  list    List them\\n' ;;
-"keys create --help") printf 'Options:\\n      --tenant <T>   Who\\n      --json         As JSON\\n  -v, --verbose      More\\n' ;;
+"keys create --help") printf 'Options:\\n      --tenant <T>  Who\\n      --json  As JSON\\n  -v, --verbose  More\\n' ;;
 "keys list --help") printf 'Options:\\n      --json  As JSON\\n' ;;
 "check-config "*)
-    if grep -q 'no-such' "$2"; then echo "there is no policy \\`no-such\\`" >&2; grep -q 'policies.no-such' "$2"; exit; fi
+    if grep -q 'no-such' "$2"; then
+        grep -q 'policies.no-such' "$2" || { echo "there is no policy \\`no-such\\`" >&2; exit 1; }
+    fi
     if grep -q '= = ' "$2"; then echo "TOML parse error" >&2; exit 1; fi
     if grep -q nonsense "$2"; then echo "unknown key nonsense" >&2; exit 1; fi
-    for file in $(sed -n 's/^key_file = "\\(.*\\)"/\\1/p' "$2"); do [ -s "$file" ] || { echo "no $file" >&2; exit 1; }; done
+    for file in $(sed -n 's/^key_file = "\\(.*\\)"/\\1/p' "$2"); do
+        [ -s "$file" ] || { echo "no $file" >&2; exit 1; }
+    done
     ;;
 *) exit 2 ;;
 esac
@@ -92,7 +96,7 @@ $ llama-gateway keys list \\
 --nothing of this is a command
 ```
 
-`keys create --tenant T [--json]` is one, `MODEL_REPO=x` a parameter, `llama_gateway_up{state}` a metric, `Q4_K_M` nothing.
+`keys create --tenant T [--json]` is one, `MODEL_REPO=x` a parameter, `llama_gateway_up{state}` a metric, `Q4_K_M` none.
 
 ```toml
 [admin]
@@ -270,7 +274,8 @@ class Documents(unittest.TestCase):
         self.assert_fault("objects", "no Deployment gateway")
 
     def test_data_that_does_not_parse(self):
-        for language, text, said in (("json", '{"a": }', "no JSON"), ("yaml", "a: [b", "no YAML"), ("python", "a = (", "no Python"),
+        for language, text, said in (("json", '{"a": }', "no JSON"), ("yaml", "a: [b", "no YAML"),
+                                     ("python", "a = (", "no Python"),
                                      ("toml", "a = = 1", "TOML parse error"), ("toml", "nonsense = 1", "unknown key")):
             with self.subTest(text):
                 self.block(language, text)
