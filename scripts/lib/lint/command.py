@@ -44,5 +44,6 @@ def told(faults):
     for found in faults:
         places.setdefault(found._replace(overlay=None), []).append(found.overlay)
     for found, overlays in places.items():
-        yield "%s: %s %s: %s [%s]" % (", ".join(dict.fromkeys(overlays)), found.subject, found.path, found.what, found.rule)
+        yield "%s: %s %s: %s [%s]" % (
+            ", ".join(dict.fromkeys(overlays)), found.subject, found.path, found.what, found.rule)
         yield "    hint: " + found.hint

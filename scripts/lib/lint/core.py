@@ -177,6 +177,10 @@ class Overlay:
         """The pods that a selector (matchLabels, matchExpressions) selects."""
         return [pod for pod in self.pods if matches(selector, pod.labels)]
 
+    def selects_builds(self, selector):
+        """Whether a selector means the pods in which OpenShift builds the images: they are in no set."""
+        return bool(self.of("BuildConfig")) and matches(selector, {"openshift.io/build.name": "any"})
+
     def pods_of_service(self, service):
         selector = dig(service, "spec.selector")
         return self.pods_of({"matchLabels": selector}) if selector else []

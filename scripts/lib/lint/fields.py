@@ -13,7 +13,8 @@ FIELDS = {
     "ImageStream": {"lookupPolicy": {"local": ANY}, "tags": ANY},
     "BuildConfig": {
         "source": {"type": ANY, "binary": ANY, "contextDir": ANY}, "output": {"to": {"kind": ANY, "name": ANY}},
-        "strategy": {"type": ANY, "dockerStrategy": {"dockerfilePath": ANY, "buildArgs": [{"name": ANY, "value": ANY}]}},
+        "strategy": {"type": ANY,
+                     "dockerStrategy": {"dockerfilePath": ANY, "buildArgs": [{"name": ANY, "value": ANY}]}},
         "resources": _RESOURCES, "runPolicy": ANY, "completionDeadlineSeconds": ANY, "nodeSelector": ANY,
         "successfulBuildsHistoryLimit": ANY, "failedBuildsHistoryLimit": ANY,
     },

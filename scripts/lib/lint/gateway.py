@@ -17,7 +17,8 @@ def container_env(overlay, container):
         thing = overlay.get("ConfigMap", dig(entry, "configMapRef.name", ""))
         found.update(dig(thing, "data", {}) if thing else {})
     found.update({name: value for name, value in container.env().items() if value is not None})
-    return found
+    # What is no string is told by string-map.
+    return {name: str(value) for name, value in found.items()}
 
 
 class Settings:

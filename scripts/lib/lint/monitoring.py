@@ -2,7 +2,7 @@
 import re
 
 from . import promql
-from .core import SERVER, dig, fault, labels_of, name_of, rule
+from .core import NAMESPACE, SERVER, dig, fault, labels_of, matches, name_of, rule
 from .project import Metric
 from .storage import SECRETS
 
@@ -86,12 +86,27 @@ def metric_label(overlay, project):
     for thing, path, expression in parsed(overlay):
         wanted = [(selector.labels, {selector.metric}) for selector in promql.selectors(expression)]
         for labels, metrics in wanted + list(promql.groupings(expression)):
-            known = [promql.TARGET_LABELS if name in EVERYWHERE else labels_of_metric(project, name) for name in metrics]
+            known = [promql.TARGET_LABELS if name in EVERYWHERE else labels_of_metric(project, name)
+                     for name in metrics]
             if None in known:
                 continue  # of the platform, or told by metric-name
             for label in sorted(labels - frozenset().union(*known)):
                 yield fault(thing, path, "%s has no label %s" % (" or ".join(sorted(metrics)), label),
                             "docs/metrics.md has the labels")
+
+
+@rule("target-name")
+def target_name(overlay, project):
+    """An alert about a job or a namespace that is called otherwise never fires."""
+    jobs = {name_of(service) for monitor in overlay.of("ServiceMonitor") for service in overlay.of("Service")
+            if matches(dig(monitor, "spec.selector", {}), labels_of(service))}
+    for thing, path, expression in parsed(overlay):
+        for selector in promql.selectors(expression):
+            for label, known in (("job", jobs), ("namespace", {NAMESPACE})):
+                value = selector.exact.get(label)
+                if value and value not in known and not PLATFORM.fullmatch(str(selector.metric)):
+                    yield fault(thing, path, "there is no %s %s" % (label, value),
+                                "use %s: a job is called like the Service that is scraped" % ", ".join(sorted(known)))
 
 
 @rule("rule-scope")
@@ -134,8 +149,8 @@ def monitor_file(overlay, project):
     """OpenShift ignores ServiceMonitors that name files of its Prometheus."""
     for monitor in overlay.of("ServiceMonitor"):
         for endpoint in dig(monitor, "spec.endpoints", []):
-            found = [key for key in ("bearerTokenFile",) if key in endpoint]
-            found += ["tlsConfig." + key for key in ("caFile", "certFile", "keyFile") if key in (endpoint.get("tlsConfig") or {})]
+            paths = ("bearerTokenFile", "tlsConfig.caFile", "tlsConfig.certFile", "tlsConfig.keyFile")
+            found = [path for path in paths if dig(endpoint, path) is not None]
             for key in found:
                 yield fault(monitor, "spec.endpoints." + key, "names a file of Prometheus",
                             "use authorization.credentials with a Secret of this namespace")

@@ -71,7 +71,7 @@ def policy_selector(overlay, project):
                 found += [("spec." + direction, peer["podSelector"]) for peer in entry.get(key) or []
                           if "podSelector" in peer and "namespaceSelector" not in peer]
         for path, selector in found:
-            if selector and not overlay.pods_of(selector):
+            if selector and not overlay.pods_of(selector) and not overlay.selects_builds(selector):
                 yield fault(thing, path, "selects the pods of no workload", "select a label of their pods, such as app")
 
 
@@ -176,8 +176,9 @@ def monitoring_to_pods(overlay, project):
             for endpoint in dig(monitor, "spec.endpoints", []):
                 for pod in overlay.pods_of_service(service):
                     wanted = numbers(pod, endpoint.get("port"))
-                    if wanted and not any((ports is None or wanted & set(ports)) and any(map(is_monitoring, peers or []))
-                                          for _, peers, ports in allowed(overlay, pod, "ingress")):
+                    if wanted and not any(
+                            (ports is None or wanted & set(ports)) and any(map(is_monitoring, peers or []))
+                            for _, peers, ports in allowed(overlay, pod, "ingress")):
                         yield fault(monitor, "spec.endpoints", "no policy lets the monitoring reach port %s of %s"
                                     % (endpoint.get("port"), name_of(pod.owner)), "add it to the component monitoring")
 
@@ -186,6 +187,9 @@ def monitoring_to_pods(overlay, project):
 def open_egress(overlay, project):
     """The download needs the internet, and neither the cluster's networks nor the metadata of the cloud."""
     for thing in overlay.of("NetworkPolicy"):
+        selector = dig(thing, "spec.podSelector", {})
+        if overlay.selects_builds(selector) and not overlay.pods_of(selector):
+            continue  # they fetch packages from wherever the cluster's mirror is
         for entry in dig(thing, "spec.egress", []):
             for peer in entry.get("to") or [{}]:
                 block = peer.get("ipBlock") or {}

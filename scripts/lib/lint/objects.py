@@ -8,7 +8,8 @@ KINDS = {
     ("v1", "ConfigMap"), ("v1", "Namespace"), ("v1", "PersistentVolumeClaim"), ("v1", "Service"),
     ("v1", "ServiceAccount"), ("v1", "Secret"),  # secret-in-set says what is wrong with a Secret
     ("apps/v1", "Deployment"), ("batch/v1", "Job"),
-    ("networking.k8s.io/v1", "Ingress"), ("networking.k8s.io/v1", "NetworkPolicy"), ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "Ingress"), ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1", "PodDisruptionBudget"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"), ("route.openshift.io/v1", "Route"),
     ("build.openshift.io/v1", "BuildConfig"), ("image.openshift.io/v1", "ImageStream"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"), ("monitoring.coreos.com/v1", "PrometheusRule"),
@@ -50,7 +51,7 @@ def namespace(overlay, project):
                 yield fault(thing, "metadata.name", "the namespace is called %s" % NAMESPACE, "rename it")
         elif found != NAMESPACE:
             yield fault(thing, "metadata.namespace", "is %s, not %s" % (found or "missing", NAMESPACE),
-                        "set namespace: in the overlay's kustomization.yaml: that of the base does not reach components")
+                        "set namespace: in the overlay's kustomization.yaml, that of the base does not reach all")
 
 
 @rule("label-value")

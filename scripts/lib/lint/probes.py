@@ -77,5 +77,5 @@ def gateway_probes(overlay, project):
     """While the model loads, clients shall get the gateway's JSON and Retry-After, not the router's page of HTML."""
     for pod, container, field, probe in probes(overlay):
         if name_of(pod.owner) == GATEWAY and dig(probe, "httpGet.path") == "/readyz":
-            yield fault(pod.owner, "%s.%s" % (container.path, field), "asks for /readyz, which fails while a model loads",
+            yield fault(pod.owner, "%s.%s" % (container.path, field), "asks for /readyz: it fails while a model loads",
                         "ask for /livez")

@@ -10,7 +10,8 @@ from pathlib import Path
 Metric = namedtuple("Metric", "kind labels")
 Setting = namedtuple("Setting", "variable default")
 
-# What must be in the ConfigMap, so that who tunes the server finds it there. The others have defaults that rarely change.
+# What must be in the ConfigMap, so that who tunes the server finds it there. The others have defaults that rarely
+# change.
 TUNED = {"MODEL_REPO", "QUANT_TYPE", "TEMPERATURE", "MIN_P", "CTX_SIZE", "N_GPU_LAYERS", "MoE_OFFLOAD", "THREADS"}
 # Every HTTP client reads these.
 PROXIES = {"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"}
@@ -45,7 +46,8 @@ class Project:
     @lru_cache(maxsize=None)
     def metrics(self):
         """The gateway's metrics, by name."""
-        found = re.findall(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \|", self.read("docs/metrics.md"), re.MULTILINE)
+        rows = re.compile(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
+        found = rows.findall(self.read("docs/metrics.md"))
         return {name: Metric(kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in found}
 
     @property

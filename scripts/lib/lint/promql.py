@@ -6,7 +6,7 @@ import promql_parser as promql
 # Labels that Prometheus gives every series.
 TARGET_LABELS = frozenset({"job", "instance", "namespace", "pod", "service", "endpoint", "container"})
 
-Selector = namedtuple("Selector", "metric labels")
+Selector = namedtuple("Selector", "metric labels exact")
 
 
 def parse(text):
@@ -21,14 +21,15 @@ def _nodes(expression):
 
 
 def selectors(expression):
-    """Each selector's metric, and the labels that it matches."""
+    """Each selector's metric, the labels that it matches, and those values that it wants exactly."""
     for node in _nodes(expression):
         vector = node.vector_selector if isinstance(node, promql.MatrixSelector) else node
         if isinstance(vector, promql.VectorSelector):
             matchers = vector.matchers.matchers + [inner for group in vector.matchers.or_matchers for inner in group]
             names = [matcher.value for matcher in matchers if matcher.name == "__name__"]
             labels = {matcher.name for matcher in matchers if matcher.name != "__name__"}
-            yield Selector(vector.name or (names + [None])[0], labels)
+            exact = {matcher.name: matcher.value for matcher in matchers if matcher.op == promql.MatchOp.Equal}
+            yield Selector(vector.name or (names + [None])[0], labels, exact)
 
 
 def groupings(expression):

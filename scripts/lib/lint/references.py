@@ -80,7 +80,8 @@ def port_number(overlay, project):
 def probe_port(overlay, project):
     """A probe at a port that nobody listens on kills the container again and again."""
     for pod, container in overlay.containers():
-        names = [key for entry in container.raw.get("ports") or [] for key in (entry.get("name"), entry["containerPort"])]
+        names = [key for entry in container.raw.get("ports") or []
+                 for key in (entry.get("name"), entry.get("containerPort"))]
         hooks = [("lifecycle." + hook, value) for hook, value in (container.raw.get("lifecycle") or {}).items()]
         for field, probe in list(container.probes()) + hooks:
             port = dig(probe, "httpGet.port") or dig(probe, "tcpSocket.port") or dig(probe, "grpc.port")

@@ -24,8 +24,8 @@ def _expand(path):
         return [path]
     found = sorted(inner.parent for inner in path.glob("*/kustomization.yaml"))
     if not found:
-        raise RenderError("%s has no kustomization.yaml\nhint: name an overlay, a folder of overlays, or a file of objects"
-                          % path)
+        raise RenderError("%s has no kustomization.yaml\n"
+                          "hint: name an overlay, a folder of overlays, or a file of objects" % path)
     return found
 
 
@@ -49,5 +49,5 @@ def parse(text, place):
     except yaml.YAMLError as error:
         raise RenderError("%s: %s\nhint: it must be YAML" % (place, str(error).replace("\n", " "))) from None
     if not objects or not all(isinstance(thing, dict) and thing.get("kind") for thing in objects):
-        raise RenderError("%s: holds no objects of Kubernetes, or something else beside\nhint: each needs a kind" % place)
+        raise RenderError("%s: holds no objects of Kubernetes, or others too\nhint: each needs a kind" % place)
     return objects

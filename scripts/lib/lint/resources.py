@@ -88,7 +88,8 @@ def gpu_count(overlay, project):
             yield fault(pod.owner, path, "takes a GPU that it does not use", "remove it")
     pod = overlay.pod(SERVER)
     if pod and overlay.gpu and not any(GPU in dig(container.raw, "resources.limits", {}) for container in pod.main):
-        yield fault(pod.owner, pod.path + ".containers", "no container has a GPU", "set %s in requests and limits" % GPU)
+        yield fault(pod.owner, pod.path + ".containers", "no container has a GPU",
+                    "set %s in requests and limits" % GPU)
 
 
 @rule("recreate")

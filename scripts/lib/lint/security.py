@@ -138,3 +138,14 @@ def secret_in_set(overlay, project):
         for path, text in strings(thing):
             if KEY.search(text):
                 yield fault(thing, path, "holds what looks like a key", "revoke the key if it is real, and remove it")
+
+
+@rule("ingress-tls")
+def ingress_tls(overlay, project):
+    """Without TLS every key crosses the net in clear."""
+    for ingress in overlay.of("Ingress"):
+        covered = {host for entry in dig(ingress, "spec.tls", []) for host in entry.get("hosts") or []}
+        for entry in dig(ingress, "spec.rules", []):
+            if entry.get("host") not in covered:
+                yield fault(ingress, "spec.tls", "does not cover the host %s" % entry.get("host"),
+                            "add it to spec.tls[].hosts, with the Secret of its certificate")

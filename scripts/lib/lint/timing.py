@@ -1,6 +1,7 @@
 """Rules about durations: how each reader wants them written, and which must be longer than which."""
 from .core import GATEWAY, SERVER, annotations_of, dig, fault, name_of, rule
 from .gateway import Settings, container_env
+from .probes import span
 from .units import gateway_api_seconds, nginx_bytes, nginx_seconds, prometheus_seconds, router_seconds
 
 ROUTER = "haproxy.router.openshift.io/"
@@ -136,10 +137,9 @@ def progress_deadline(overlay, project):
         deadline = dig(pod.owner, "spec.progressDeadlineSeconds", 600)
         for container in pod.main:
             probe = container.raw.get("startupProbe") or {}
-            span = probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
-            if probe and pod.owner["kind"] == "Deployment" and deadline < span:
+            if probe and pod.owner["kind"] == "Deployment" and deadline < span(probe):
                 yield fault(pod.owner, "spec.progressDeadlineSeconds", "is %s s, the start may take %d s"
-                            % (deadline, span), "raise it above the startup probe, and what init containers take")
+                            % (deadline, span(probe)), "raise it above the startup probe, and what init containers take")
 
 
 @rule("prometheus-duration")
@@ -154,7 +154,7 @@ def prometheus_duration(overlay, project):
                     if found[key] is None:
                         yield fault(monitor, "spec.endpoints.%s" % key, "%r is no duration" % endpoint[key],
                                     "write it like 30s")
-            if all(found.get(key) for key in ("interval", "scrapeTimeout")) and found["scrapeTimeout"] > found["interval"]:
+            if (found.get("scrapeTimeout") or 0) > (found.get("interval") or float("inf")):
                 yield fault(monitor, "spec.endpoints.scrapeTimeout", "is longer than interval", "lower it")
     for thing in overlay.of("PrometheusRule"):
         for group in dig(thing, "spec.groups", []):
@@ -162,8 +162,8 @@ def prometheus_duration(overlay, project):
                 (entry, key) for entry in group.get("rules") or [] for key in ("for", "keep_firing_for")]
             for entry, key in entries:
                 if key in entry and prometheus_seconds(entry[key]) is None:
-                    yield fault(thing, "spec.groups[%s].%s" % (group.get("name"), key), "%r is no duration" % entry[key],
-                                "write it like 15m")
+                    yield fault(thing, "spec.groups[%s].%s" % (group.get("name"), key),
+                                "%r is no duration" % entry[key], "write it like 15m")
 
 
 @rule("scrape-pause")
