@@ -675,6 +675,23 @@ def a_server_that_looks_elsewhere_for_its_key(good):
     good.parameters()["API_KEY_FILE"] = "/run/secrets/upstream/key"
 
 
+@breaks("mounted-file")
+def models_that_are_not_mounted_where_they_are_sought(good):
+    good.parameters()["MODELS_DIR"] = "/data"
+
+
+@breaks("mounted-file")
+def a_token_that_is_not_mounted_where_it_is_sought(good):
+    mount = next(mount for mount in good.pod(SERVER)["initContainers"][0]["volumeMounts"]
+                 if mount["name"] == "huggingface-token")
+    mount["mountPath"] = "/run/secrets/hf"
+
+
+@breaks("server-port")
+def a_server_that_listens_elsewhere(good):
+    good.parameters()["PORT"] = "8002"
+
+
 @breaks("same-upstream-key")
 def a_server_without_the_key_that_the_gateway_has(good):
     good.parameters()["API_KEY_FILE"] = "none"
@@ -688,11 +705,6 @@ def a_parameter_that_nobody_reads(good):
 @breaks("parameter-name")
 def a_parameter_that_is_not_to_be_found(good):
     del good.parameters()["THREADS"]
-
-
-@breaks("parameter-value")
-def a_parameter_that_the_entrypoint_refuses(good):
-    good.parameters()["CTX_SIZE"] = "16k"
 
 
 # ---- probes
@@ -843,28 +855,6 @@ def a_host_that_is_too_long_for_dns(good):
 @breaks("route-annotations")
 def clients_that_forge_their_address(good):
     del good.of("Route")["metadata"]["annotations"][ROUTER + "set-forwarded-headers"]
-
-
-# ---- fields
-
-@breaks("known-field")
-def a_misspelt_field_of_a_route(good):
-    good.of("Route")["spec"]["wildCardPolicy"] = "None"
-
-
-@breaks("known-field")
-def a_misspelt_field_of_a_monitor(good):
-    good.get("ServiceMonitor", GATEWAY)["spec"]["endpoints"][0]["scrapetimeout"] = "5s"
-
-
-@breaks("known-field")
-def a_misspelt_field_of_a_build(good):
-    good.of("BuildConfig")["spec"]["strategy"]["dockerStrategy"]["dockerFilePath"] = "Containerfile"
-
-
-@breaks("known-field")
-def a_misspelt_field_of_a_rule(good):
-    good.alert()["annotation"] = {}
 
 
 # ---- monitoring

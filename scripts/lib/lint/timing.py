@@ -139,7 +139,7 @@ def progress_deadline(overlay, project):
             probe = container.raw.get("startupProbe") or {}
             if probe and pod.owner["kind"] == "Deployment" and deadline < span(probe):
                 yield fault(pod.owner, "spec.progressDeadlineSeconds", "is %s s, the start may take %d s"
-                            % (deadline, span(probe)), "raise it above the startup probe, and what init containers take")
+                            % (deadline, span(probe)), "raise it above that and what init containers take")
 
 
 @rule("prometheus-duration")
