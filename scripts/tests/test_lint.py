@@ -1064,6 +1064,10 @@ class WhatIsAllowed(unittest.TestCase):
                                     '"upstream", "(.*):.*")) > 1')
         self.check(OPENSHIFT, mutation)
 
+    def test_parameters_that_are_empty(self):
+        self.check(OPENSHIFT, lambda good: good.parameters().update(
+            PORT="", API_KEY_FILE="", MODELS_DIR="", DRAIN_MAX_SECONDS=""))
+
     def test_tables_with_names_of_the_operator(self):
         self.check(OPENSHIFT, lambda good: good.settings("[log]", '[tenants.acme]\npolicy = "default"\n[log]'))
 

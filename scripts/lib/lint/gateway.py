@@ -22,6 +22,12 @@ def container_env(overlay, container):
     return {name: str(value) for name, value in found.items()}
 
 
+def parameters_of(overlay, container, project):
+    """The parameters of a container of llama-server's pod; what is empty has its default."""
+    given = {name: value for name, value in container_env(overlay, container).items() if value}
+    return dict(project.parameters, **given)
+
+
 class Settings:
     """The gateway's settings as it will see them: defaults, file, environment."""
 
@@ -132,7 +138,7 @@ def mounted_file(overlay, project):
                         "mount the claim there: keys and ledger would go with the pod")
     pod = overlay.pod(SERVER)
     for container in pod.containers if pod else []:
-        environment = dict(project.parameters, **container_env(overlay, container))
+        environment = parameters_of(overlay, container, project)
         files = {"MODELS_DIR": environment["MODELS_DIR"] + "/x"}
         if not container.init and environment["API_KEY_FILE"] != "none":
             files["API_KEY_FILE"] = environment["API_KEY_FILE"]
@@ -161,7 +167,7 @@ def server_port(overlay, project):
     """llama-server listens where its parameter says, and is sought where its container does."""
     pod = overlay.pod(SERVER)
     for container in pod.main if pod else []:
-        port = dict(project.parameters, **container_env(overlay, container))["PORT"]
+        port = parameters_of(overlay, container, project)["PORT"]
         if not pod.has_port(int(port)):
             yield fault(pod.owner, container.path + ".ports", "PORT is %s, which is no port of the container" % port,
                         "give both the same number")
@@ -172,7 +178,7 @@ def same_upstream_key(overlay, project):
     """Either both know the key of llama-server, or neither."""
     settings, pod = Settings(overlay, project), overlay.pod(SERVER)
     for container in pod.main if pod else []:
-        path = container_env(overlay, container).get("API_KEY_FILE") or project.parameters["API_KEY_FILE"]
+        path = parameters_of(overlay, container, project)["API_KEY_FILE"]
         if (path != "none") != bool(settings.value("upstream.api_key_file")):
             yield fault(pod.owner, container.path, "API_KEY_FILE is %s, the gateway's upstream.api_key_file %r"
                         % (path, settings.value("upstream.api_key_file")), "give the key to both")
