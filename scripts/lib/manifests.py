@@ -105,7 +105,7 @@ def config_map(objects, name):
 
 
 class Seen:
-    """Overlays have most objects in common. Each is held against the schemas once, and each set of alerts tested once."""
+    """What was checked already: overlays have most objects in common, and their alerts."""
 
     def __init__(self):
         self._objects, self._rules = {}, {}

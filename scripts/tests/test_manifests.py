@@ -160,7 +160,8 @@ class Configuration(unittest.TestCase):
         deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "kimi-k2-gateway"
         self.assertEqual(manifests.versions([build, deployment], version), [
             f"Deployment kimi-k2-gateway: kimi-k2-gateway is not of this version; hint: its tag must be {version}",
-            f"BuildConfig kimi-k2-gateway: kimi-k2-gateway:0.0.9 is not of this version; hint: its tag must be {version}",
+            "BuildConfig kimi-k2-gateway: kimi-k2-gateway:0.0.9 is not of this version; "
+            f"hint: its tag must be {version}",
         ])
 
 
