@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from . import (  # noqa: F401, each module registers its rules
-    fields, gateway, images, monitoring, network, objects, openshift, probes, references, resources, security, storage,
-    timing, tree)
+    gateway, images, monitoring, network, objects, openshift, probes, references, resources, security, storage, timing,
+    tree)
 from .core import RULES, TREE_RULES, run, run_tree
 from .project import Project
 from .render import RenderError, load

@@ -49,8 +49,9 @@ def run(overlay, project):
                 yield found._replace(rule=identifier, overlay=overlay.name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # A value of a type that the rule does not expect: the schemas say where it is.
-            yield Fault(identifier, overlay.name, "overlay", "", "cannot be read: %s: %s"
-                        % (type(error).__name__, error), "run scripts/manifests, it names fields of a wrong type")
+            what = "cannot be read: %s: %s" % (type(error).__name__, error)
+            yield Fault(identifier, overlay.name, "overlay", "", what,
+                        "run scripts/manifests: it names the field whose type is wrong")
 
 
 def run_tree(project):

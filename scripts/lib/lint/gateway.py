@@ -6,6 +6,7 @@ from .project import FREE_SECTIONS, TUNED, parse_settings
 from .storage import files_of
 from .units import setting_seconds
 
+TOKEN_FILE = "/run/secrets/huggingface/HF_TOKEN"  # where model-fetcher looks unless it is told otherwise
 CONFIG_MAP, FILE = GATEWAY + "-config", "gateway.toml"
 PARAMETERS_MAP = SERVER + "-config"
 
@@ -19,6 +20,12 @@ def container_env(overlay, container):
     found.update({name: value for name, value in container.env().items() if value is not None})
     # What is no string is told by string-map.
     return {name: str(value) for name, value in found.items()}
+
+
+def parameters_of(overlay, container, project):
+    """The parameters of a container of llama-server's pod; what is empty has its default."""
+    given = {name: value for name, value in container_env(overlay, container).items() if value}
+    return dict(project.parameters, **given)
 
 
 class Settings:
@@ -130,11 +137,17 @@ def mounted_file(overlay, project):
                         "server.data_dir is %s, which no volume has" % settings.value("server.data_dir"),
                         "mount the claim there: keys and ledger would go with the pod")
     pod = overlay.pod(SERVER)
-    for container in pod.main if pod else []:
-        path = container_env(overlay, container).get("API_KEY_FILE") or project.parameters["API_KEY_FILE"]
-        if path != "none" and not _mounted(overlay, pod, container, path):
-            yield fault(pod.owner, container.path + ".volumeMounts", "API_KEY_FILE is %s, which no volume has" % path,
-                        "mount the Secret there")
+    for container in pod.containers if pod else []:
+        environment = parameters_of(overlay, container, project)
+        files = {"MODELS_DIR": environment["MODELS_DIR"] + "/x"}
+        if not container.init and environment["API_KEY_FILE"] != "none":
+            files["API_KEY_FILE"] = environment["API_KEY_FILE"]
+        elif container.init:
+            files["HF_TOKEN_FILE"] = environment.get("HF_TOKEN_FILE", TOKEN_FILE)
+        for name, path in files.items():
+            if not _mounted(overlay, pod, container, path):
+                yield fault(pod.owner, container.path + ".volumeMounts", "%s is %s, which no volume has"
+                            % (name, environment.get(name, path)), "mount the Secret or the claim there")
 
 
 def _mounted(overlay, pod, container, path):
@@ -149,12 +162,23 @@ def _mounted(overlay, pod, container, path):
     return False
 
 
+@rule("server-port")
+def server_port(overlay, project):
+    """llama-server listens where its parameter says, and is sought where its container does."""
+    pod = overlay.pod(SERVER)
+    for container in pod.main if pod else []:
+        port = parameters_of(overlay, container, project)["PORT"]
+        if not pod.has_port(int(port)):
+            yield fault(pod.owner, container.path + ".ports", "PORT is %s, which is no port of the container" % port,
+                        "give both the same number")
+
+
 @rule("same-upstream-key")
 def same_upstream_key(overlay, project):
     """Either both know the key of llama-server, or neither."""
     settings, pod = Settings(overlay, project), overlay.pod(SERVER)
     for container in pod.main if pod else []:
-        path = container_env(overlay, container).get("API_KEY_FILE") or project.parameters["API_KEY_FILE"]
+        path = parameters_of(overlay, container, project)["API_KEY_FILE"]
         if (path != "none") != bool(settings.value("upstream.api_key_file")):
             yield fault(pod.owner, container.path, "API_KEY_FILE is %s, the gateway's upstream.api_key_file %r"
                         % (path, settings.value("upstream.api_key_file")), "give the key to both")
@@ -174,12 +198,3 @@ def parameter_name(overlay, project):
                         "docs/llama-server.md and docs/model-fetcher.md have the parameters")
     for name in sorted(TUNED - set(dig(thing, "data", {}))):
         yield fault(thing, "data[%s]" % name, "is missing: who tunes the server looks here", "add it with its default")
-
-
-@rule("parameter-value")
-def parameter_value(overlay, project):
-    """entrypoint.sh itself says whether it would start with these values."""
-    pod = overlay.pod(SERVER)
-    for container in pod.main if pod else []:
-        for problem in project.check_parameters(tuple(sorted(container_env(overlay, container).items()))):
-            yield fault(overlay.get("ConfigMap", PARAMETERS_MAP) or PARAMETERS_MAP, "data", *problem)

@@ -1,8 +1,6 @@
 """What the manifests must agree with: version, settings, metrics, parameters and documents of this repository."""
 import json
-import os
 import re
-import subprocess
 from collections import namedtuple
 from functools import lru_cache
 from pathlib import Path
@@ -64,9 +62,9 @@ class Project:
     @property
     @lru_cache(maxsize=None)
     def parameters(self):
-        """The parameters of llama-server's container, with their defaults."""
-        found = re.findall(r'"\$\{(\w+):=(.*?)\}"', self.read("server-image/entrypoint.sh"))
-        return dict(found)
+        """The parameters of llama-server's container and of its preStop hook, with their defaults."""
+        scripts = self.read("server-image/entrypoint.sh") + self.read("server-image/drain.sh")
+        return dict(re.findall(r"\$\{([A-Z]\w+):[=-]([^}]*)\}", scripts))
 
     @property
     @lru_cache(maxsize=None)
@@ -74,18 +72,6 @@ class Project:
         """The names of the parameters of model-fetcher."""
         source = self.read("server-image/model-fetcher/src/parameters.rs")
         return set(re.findall(r'"([A-Z0-9]+(?:_[A-Z0-9]+)+)"', source)) | PROXIES
-
-    @lru_cache(maxsize=None)
-    def check_parameters(self, environment):
-        """(what is wrong, what to do) for each problem that entrypoint.sh itself finds in these (name, value)."""
-        done = subprocess.run(
-            ["bash", str(self.root / "server-image/entrypoint.sh"), "--check-parameters"], check=False,
-            env=dict(environment, PATH=os.environ["PATH"]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            universal_newlines=True)
-        problems = [line.split(": ", 1)[-1].partition("; hint: ") for line in done.stderr.splitlines()]
-        if done.returncode and not problems:
-            problems = [("entrypoint.sh ends with %d" % done.returncode, "", "")]
-        return [(what, hint or "see docs/llama-server.md") for what, _, hint in problems]
 
     @lru_cache(maxsize=None)
     def anchors(self, document):

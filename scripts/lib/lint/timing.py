@@ -1,6 +1,6 @@
 """Rules about durations: how each reader wants them written, and which must be longer than which."""
 from .core import GATEWAY, SERVER, annotations_of, dig, fault, name_of, rule
-from .gateway import Settings, container_env
+from .gateway import Settings, parameters_of
 from .probes import span
 from .units import gateway_api_seconds, nginx_bytes, nginx_seconds, prometheus_seconds, router_seconds
 
@@ -119,8 +119,7 @@ def server_grace(overlay, project):
         path = container.path + ".lifecycle.preStop"
         command = dig(hook, "exec.command", [])
         if any(str(word).endswith("drain.sh") for word in command):
-            environment = container_env(overlay, container)
-            longest = int(environment.get("DRAIN_MAX_SECONDS") or project.parameters["DRAIN_MAX_SECONDS"])
+            longest = int(parameters_of(overlay, container, project)["DRAIN_MAX_SECONDS"])
             if grace < longest + AFTER_DRAIN:
                 yield fault(pod.owner, pod.path + ".terminationGracePeriodSeconds",
                             "is %s s, drain.sh takes up to %d s and what follows %d s" % (grace, longest, AFTER_DRAIN),
@@ -139,7 +138,7 @@ def progress_deadline(overlay, project):
             probe = container.raw.get("startupProbe") or {}
             if probe and pod.owner["kind"] == "Deployment" and deadline < span(probe):
                 yield fault(pod.owner, "spec.progressDeadlineSeconds", "is %s s, the start may take %d s"
-                            % (deadline, span(probe)), "raise it above the startup probe, and what init containers take")
+                            % (deadline, span(probe)), "raise it above that and what init containers take")
 
 
 @rule("prometheus-duration")
