@@ -50,7 +50,7 @@ read_arguments() {
 check_tools() {
     local tool hint="Debian: apt-get install build-essential cmake git ninja-build"
     # Not on everybody's PATH, though the CUDA images have it.
-    command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
+    command -v nvcc >/dev/null || PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
     if [ -z "$backend" ]; then
         backend=cpu
         if command -v nvcc >/dev/null; then backend=cuda; fi
@@ -146,15 +146,14 @@ bill_of_materials() {
     printf '{\n  "bomFormat": "CycloneDX",\n  "specVersion": "1.5",\n  "version": 1,\n  "metadata": {\n'
     printf '    "component": {"type": "application", "name": "llama-server", "version": "%s"}\n  },\n' "$release"
     printf '  "components": [\n'
-    printf '    {"type": "application", "name": "llama.cpp", "version": "%s", "purl": "pkg:github/ggml-org/llama.cpp@%s",\n' \
-        "$release" "$release"
-    printf '     "licenses": [{"license": {"id": "MIT"}}], "properties": [\n'
-    awk '/^[0-9]/ { printf "       %s{\"name\": \"git:%s:%s\", \"value\": \"%s\"}\n", comma, $2, $4, $3; comma = ", " }' "$pin"
-    printf '     ]}'
-    vendored cpp-httplib MIT yhirose/cpp-httplib "$vendor/cpp-httplib/httplib.h" 's/^#define CPPHTTPLIB_VERSION "\(.*\)"/v\1/p'
+    component application llama.cpp "$release" MIT ggml-org/llama.cpp "$(identity)"
+    vendored cpp-httplib MIT yhirose/cpp-httplib "$vendor/cpp-httplib/httplib.h" \
+        's/^#define CPPHTTPLIB_VERSION "\(.*\)"/v\1/p'
     vendored nlohmann-json MIT nlohmann/json "$vendor/nlohmann/json.hpp" 's/^\/\/.*|  version \([0-9.]*\)$/v\1/p'
-    vendored miniaudio 'Unlicense OR MIT-0' mackron/miniaudio "$sync" 's|^.*//github.com/mackron/miniaudio/raw/\([0-9a-f]*\)/.*|\1|p'
-    vendored stb_image 'Unlicense OR MIT' nothings/stb "$vendor/stb/stb_image.h" 's/^.*stb_image - \(v[0-9.]*\) .*/\1/p'
+    vendored miniaudio 'Unlicense OR MIT-0' mackron/miniaudio "$sync" \
+        's|^.*//github.com/mackron/miniaudio/raw/\([0-9a-f]*\)/.*|\1|p'
+    vendored stb_image 'Unlicense OR MIT' nothings/stb "$vendor/stb/stb_image.h" \
+        's/^.*stb_image - \(v[0-9.]*\) .*/\1/p'
     vendored xxHash BSD-2-Clause Cyan4973/xxHash "$sync" 's/^XXHASH_COMMIT *= "\(.*\)"/\1/p'
     vendored sha1 LicenseRef-public-domain clibs/sha1 "$sync" 's/^SHA1_COMMIT *= "\(.*\)"/\1/p'
     vendored sha256.c LicenseRef-public-domain jb55/sha256.c "$sync" 's/^SHA256_COMMIT *= "\(.*\)"/\1/p'
@@ -162,12 +161,25 @@ bill_of_materials() {
     printf '\n  ]\n}\n'
 }
 
-vendored() { # name license repository file sed-script-that-prints-the-version
+vendored() { # name licence repository file sed-script-that-prints-the-version
     local version
     version=$(sed -n "$5" "$4" | head -n 1)
     [ -n "$version" ] || fail "the version of $1 is not in $4: correct bill_of_materials in this script"
-    printf ',\n    {"type": "library", "name": "%s", "version": "%s", "purl": "pkg:github/%s@%s",\n' "$1" "$version" "$3" "$version"
-    printf '     "licenses": [{"expression": "%s"}]}' "$2"
+    printf ',\n'
+    component library "$1" "$version" "$2" "$3"
+}
+
+# The archive's hash, and what git calls the compiled folders.
+identity() {
+    printf ',\n     "externalReferences": [{"type": "distribution", "url": "%s",\n' "$(pinned url)"
+    printf '       "hashes": [{"alg": "SHA-256", "content": "%s"}]}],\n     "properties": [' "$(pinned sha256)"
+    awk '/^[0-9]/ { printf "%s\n       {\"name\": \"git:%s\", \"value\": \"%s\"}", comma, $4, $3; comma = "," }' "$pin"
+    printf ']'
+}
+
+component() { # type name version licence repository [further-JSON]
+    printf '    {"type": "%s", "name": "%s", "version": "%s",\n' "$1" "$2" "$3"
+    printf '     "purl": "pkg:github/%s@%s", "licenses": [{"expression": "%s"}]%s}' "$5" "$3" "$4" "${6-}"
 }
 
 main() {

@@ -6,6 +6,7 @@ Takes the folder of an unpacked image. All containers share the network of this 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -42,6 +43,7 @@ class Container:
         if self.process.poll() is None:
             self.signal(signal.SIGKILL)
             self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def crun(self, verb):
         return ["crun", "--cgroup-manager=disabled", "--root", str(self.folder / "state"), verb]
