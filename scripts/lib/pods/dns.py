@@ -17,12 +17,22 @@ class Dns:
         self.addresses = addresses
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 53))
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
 
     def serve(self):
         while True:
             query, client = self.socket.recvfrom(1500)
+            if not query:
+                return
             self.socket.sendto(self.answer(query), client)
+
+    def close(self):
+        """Ends the thread by an empty message: a socket that is closed under recvfrom stays open."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.sendto(b"", self.socket.getsockname())
+        self.thread.join()
+        self.socket.close()
 
     def answer(self, query):
         name, end = read_name(query)

@@ -67,6 +67,7 @@ class Cluster:
         """Ends what is left, without grace."""
         for pod in self.pods:
             pod.kill()
+        self.dns.close()
 
 
 class Pod:

@@ -4,7 +4,6 @@ Takes a rendered manifest; adds what scripts/deploy.sh and others would have bro
 """
 
 import base64
-import os
 import secrets
 import shutil
 import socket
@@ -40,11 +39,8 @@ def fill_models(manifest, claims, model):
     quant = config["QUANT_TYPE"]
     folder = claims / MODELS_CLAIM / config["MODEL_REPO"].replace("/", "--") / quant
     folder.mkdir(parents=True)
-    target = folder / f"{config['MODEL_REPO'].split('/')[1]}-{quant}.gguf"
-    try:
-        os.link(model, target)
-    except OSError:  # another file system
-        shutil.copy(model, target)
+    # A copy, since the pod changes owner and mode.
+    shutil.copy(model, folder / f"{config['MODEL_REPO'].split('/')[1]}-{quant}.gguf")
 
 
 def listen(port):

@@ -22,7 +22,7 @@ class Volumes:
             target = self.claims / self.manifest.get(
                 "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])["metadata"]["name"]
             target.mkdir(parents=True, exist_ok=True)
-            self.share(target)
+            self.share_all(target)
         elif "emptyDir" in volume:
             target.mkdir(parents=True)
             self.share(target)
@@ -37,8 +37,19 @@ class Volumes:
         return target
 
     def share(self, target):
-        os.chown(target, 0, self.fs_group)
-        target.chmod(0o2775)
+        os.chown(target, -1, self.fs_group)
+        os.chmod(target, 0o2775)
+
+    def share_all(self, target):
+        """Everything on a volume is its group's, too. (`fsGroupChangePolicy: OnRootMismatch`: unless its root is.)"""
+        if target.stat().st_gid == self.fs_group and target.stat().st_mode & 0o2070 == 0o2070:
+            return
+        for folder, _, files in os.walk(target):
+            self.share(folder)
+            for name in files:
+                file = os.path.join(folder, name)
+                os.chown(file, -1, self.fs_group)
+                os.chmod(file, os.stat(file).st_mode | 0o660)
 
     def project(self, sources, default_mode, target):
         """Files behind a link to a directory, as the kubelet writes them to change all of them at once."""
