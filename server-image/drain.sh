@@ -49,7 +49,7 @@ key_header() {
 answer="" status=000
 ask() { # PATH
     local code=0
-    answer=$(key_header | curl --config - --silent --noproxy '*' --max-time 10 --write-out '\n%{http_code}' \
+    answer=$(key_header | curl --config - --silent --noproxy '*' --max-time 5 --write-out '\n%{http_code}' \
         "http://$host:$port$1") || code=$?
     status=${answer##*$'\n'}
     # 7: nobody listens.

@@ -104,13 +104,14 @@ check_environment() {
 # ---- parameters, each with the flags that it becomes
 
 model_parameters() {
-    local part='[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?'
-    text MODEL_REPO "$part/$part" "repository OWNER/NAME of Hugging Face" "unsloth/Kimi-K2-Thinking-GGUF"
-    text QUANT_TYPE "$part" "name of a quantisation" "UD-TQ1_0, without the repository and without .gguf"
-    # The directory's name is OWNER--NAME, so neither may have that within.
-    if [[ $MODEL_REPO == *--* || $MODEL_REPO$QUANT_TYPE == *..* ]]; then
-        refuse "MODEL_REPO or QUANT_TYPE has -- or .. within" "copy both from the page of the model"
+    local part='[A-Za-z0-9_+][A-Za-z0-9._+-]*'
+    if [[ $MODEL_REPO == *--* ]]; then
+        # The directory's name is OWNER--NAME.
+        refuse "MODEL_REPO is $(shown "$MODEL_REPO"), which has -- within" "copy it from the page of the model"
+    else
+        text MODEL_REPO "$part/$part" "repository OWNER/NAME of Hugging Face" "unsloth/Kimi-K2-Thinking-GGUF"
     fi
+    text QUANT_TYPE "$part" "name of a quantisation" "UD-TQ1_0, without the repository and without .gguf"
     text MODELS_DIR '/.*' "absolute path" "/models"
     if [ -z "$MODEL_ALIAS" ]; then
         MODEL_ALIAS=${MODEL_REPO##*/}
@@ -165,10 +166,7 @@ size_parameters() {
 }
 
 placement_parameters() {
-    case $N_GPU_LAYERS in
-        auto | all) ;;
-        *) whole N_GPU_LAYERS 0 9999 "auto, all or a number of layers, 0 for none" ;;
-    esac
+    text N_GPU_LAYERS 'auto|all|0|[1-9][0-9]{0,3}' "number of layers" "auto, all, or a number such as 99; 0 for none"
     flags+=(--n-gpu-layers "$N_GPU_LAYERS")
     case $MoE_OFFLOAD in
         none) ;;
@@ -179,7 +177,7 @@ placement_parameters() {
             flags+=(--override-tensor "$MoE_OFFLOAD")
             ;;
         *)
-            whole MoE_OFFLOAD 0 9999 "none, all, a number of layers, or .ffn_.*_exps.=CPU"
+            text MoE_OFFLOAD '0|[1-9][0-9]{0,3}' "place of the experts" "none, all, a number, or .ffn_.*_exps.=CPU"
             flags+=(--n-cpu-moe "$MoE_OFFLOAD")
             ;;
     esac
@@ -338,7 +336,7 @@ find_model() {
 }
 
 check_shards() { # the first shard, or the only file
-    local files=("$1") missing=() file loading="" number
+    local files=("$1") missing=0 example="" file number
     if [[ $1 =~ ^(.*)-00001-of-([0-9]{5})\.gguf$ ]]; then
         for ((number = 2; number <= 10#${BASH_REMATCH[2]}; number++)); do
             printf -v file '%s-%05d-of-%s.gguf' "${BASH_REMATCH[1]}" "$number" "${BASH_REMATCH[2]}"
@@ -347,8 +345,10 @@ check_shards() { # the first shard, or the only file
     fi
     for file in "${files[@]}"; do
         if [ ! -e "$file" ]; then
-            missing+=("${file##*/}")
-            [ ! -e "${file%/*}/${missing[0]}.partial" ] || loading=", which is still loading"
+            missing=$((missing + 1))
+            : "${example:="${file##*/}"}"
+            # The fetcher puts a part of the hash between.
+            compgen -G "$file.*partial" >/dev/null && example="${file##*/}, which is still loading"
         elif [ ! -r "$file" ]; then
             refuse "$file cannot be read by user $(id -u)" "fsGroup of the pod, or the modes on the volume"
         # What a proxy or git-lfs left instead of the model begins with something else.
@@ -356,8 +356,7 @@ check_shards() { # the first shard, or the only file
             refuse "$file is no GGUF file" "delete it; the init container fetch-model loads it again"
         fi
     done
-    ((${#missing[@]} == 0)) ||
-        refuse "${1%/*} lacks ${#missing[@]} of ${#files[@]} shards, such as ${missing[0]}$loading" "$FETCH"
+    ((missing == 0)) || refuse "${1%/*} lacks $missing of ${#files[@]} shards, such as $example" "$FETCH"
 }
 
 # ---- all of it
