@@ -1,0 +1,49 @@
+"""scripts/lint-manifests: renders, runs all rules, tells the faults."""
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from . import (  # noqa: F401, each module registers its rules
+    gateway, images, monitoring, network, objects, openshift, probes, references, resources, security, storage, timing,
+    tree)
+from .core import RULES, TREE_RULES, run, run_tree
+from .project import Project
+from .render import RenderError, load
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="lint-manifests", description="Looks for faults of the manifests that no schema sees.")
+    parser.add_argument("path", nargs="*", help="an overlay, a folder of overlays, or a file of objects whose name "
+                        "begins like an overlay's; without any: manifests/overlays, and the files of manifests/")
+    paths = parser.parse_args(arguments).path
+    project = Project(ROOT)
+    try:
+        overlays = load(paths or [ROOT / "manifests/overlays"])
+    except RenderError as error:
+        print("lint-manifests: %s" % error, file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    faults = [] if paths else list(run_tree(project))
+    for overlay in overlays:
+        faults += run(overlay, project)
+    for line in told(faults):
+        print(line)
+    print("lint-manifests: %d faults; %d overlays, %d objects, %d rules, %.2f s beside kustomize" % (
+        len(faults), len(overlays), sum(len(overlay.objects) for overlay in overlays), len(RULES) + len(TREE_RULES),
+        time.monotonic() - began))
+    return 1 if faults else 0
+
+
+def told(faults):
+    """Two lines a fault; what several overlays share is told once."""
+    places = {}
+    for found in faults:
+        places.setdefault(found._replace(overlay=None), []).append(found.overlay)
+    for found, overlays in places.items():
+        yield "%s: %s %s: %s [%s]" % (
+            ", ".join(dict.fromkeys(overlays)), found.subject, found.path, found.what, found.rule)
+        yield "    hint: " + found.hint

@@ -1,0 +1,78 @@
+"""Rules about images, and about what builds them on OpenShift."""
+import re
+
+from .core import GATEWAY, SERVER, dig, fault, name_of, rule
+
+OURS = (SERVER, GATEWAY)
+
+
+def split(image):
+    """(repository without registry and path, tag or None, digest or None)."""
+    rest, _, digest = str(image).partition("@")
+    last = rest.rsplit("/", 1)[-1]
+    name, _, tag = last.partition(":")
+    return name, tag or None, digest or None
+
+
+@rule("image-pin")
+def image_pin(overlay, project):
+    """What is not pinned is another program tomorrow."""
+    for pod, container in overlay.containers():
+        _, tag, digest = split(container.raw.get("image", ""))
+        if digest is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+            yield fault(pod.owner, container.path + ".image", "%r is no digest" % digest, "use sha256: and 64 digits")
+        elif digest is None and tag in (None, "latest"):
+            yield fault(pod.owner, container.path + ".image", "%r is not pinned" % container.raw.get("image"),
+                        "give it a tag other than latest, or a digest, under images: in the overlay")
+
+
+@rule("image-version")
+def image_version(overlay, project):
+    """Manifests and images of one version belong together."""
+    for pod, container in overlay.containers():
+        name, tag, digest = split(container.raw.get("image", ""))
+        if name in OURS and not digest and tag not in (None, "latest", project.version):
+            yield fault(pod.owner, container.path + ".image", "has the tag %s, the project is %s"
+                        % (tag, project.version), "set newTag under images: to the version in Cargo.toml")
+
+
+@rule("image-name")
+def image_name(overlay, project):
+    """Only the two images of this repository run here."""
+    for pod, container in overlay.containers():
+        name = split(container.raw.get("image", ""))[0]
+        if name not in OURS:
+            yield fault(pod.owner, container.path + ".image", "%r is none of %s" % (name, " and ".join(OURS)),
+                        "use one of them, or add the image to OURS in scripts/lib/lint/images.py")
+
+
+@rule("image-stream")
+def image_stream(overlay, project):
+    """Without a local lookup policy, OpenShift looks for a stream's name on docker.io."""
+    for stream in overlay.of("ImageStream"):
+        if dig(stream, "spec.lookupPolicy.local") is not True:
+            yield fault(stream, "spec.lookupPolicy.local", "is not true", "set it to true")
+
+
+@rule("build-output")
+def build_output(overlay, project):
+    """What a build puts elsewhere is not what the Deployments run."""
+    for build in overlay.of("BuildConfig"):
+        kind, target = dig(build, "spec.output.to.kind"), str(dig(build, "spec.output.to.name", ""))
+        stream, _, tag = target.partition(":")
+        if kind != "ImageStreamTag" or not overlay.get("ImageStream", stream) or tag != project.version:
+            yield fault(build, "spec.output.to", "%s %r is no ImageStream of this set with the tag %s"
+                        % (kind, target, project.version), "name a stream, with the version in Cargo.toml for the tag")
+
+
+@rule("build-file")
+def build_file(overlay, project):
+    """The build finds its Containerfile only when it runs, minutes into a deployment."""
+    for build in overlay.of("BuildConfig"):
+        path = dig(build, "spec.strategy.dockerStrategy.dockerfilePath")
+        place = project.root / str(dig(build, "spec.source.contextDir", ".")) / str(path)
+        if not path or not place.is_file():
+            yield fault(build, "spec.strategy.dockerStrategy.dockerfilePath", "there is no file %r" % path,
+                        "name a Containerfile of this repository, from its root")
+        if name_of(build) not in OURS:
+            yield fault(build, "metadata.name", "builds none of %s" % " and ".join(OURS), "name it like its image")

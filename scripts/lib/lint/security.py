@@ -1,0 +1,151 @@
+"""Rules about what a container may do, and about secrets that must not be in the set."""
+import re
+
+from .core import dig, fault, labels_of, rule, strings
+
+PINNED = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
+# What looks like a key wherever it stands. The gateway's own begin with sk-lgw-, those of Hugging Face with hf_.
+KEY = re.compile(r"sk-lgw-\w{4,}|\bsk-[A-Za-z0-9_-]{20,}|\bhf_[A-Za-z0-9]{16,}|\beyJ[\w-]{10,}\.[\w-]{10,}\.|"
+                 r"-----BEGIN [A-Z ]*PRIVATE KEY|[Bb]earer [A-Za-z0-9._-]{16,}")
+
+
+def contexts(pod):
+    """(path, securityContext) of the pod and of each container."""
+    yield pod.path + ".securityContext", pod.spec.get("securityContext") or {}
+    for container in pod.containers:
+        yield container.path + ".securityContext", container.raw.get("securityContext") or {}
+
+
+@rule("pinned-uid")
+def pinned_uid(overlay, project):
+    """OpenShift gives each namespace its own UIDs and refuses others; plain Kubernetes gives none at all."""
+    for pod in overlay.pods:
+        if overlay.openshift:
+            for path, context in contexts(pod):
+                for field in PINNED:
+                    if field in context:
+                        yield fault(pod.owner, "%s.%s" % (path, field), "OpenShift's restricted-v2 refuses the pod",
+                                    "leave it out here; only the component fixed-uid sets it")
+        else:
+            for field in ("runAsUser", "fsGroup"):
+                if field not in (pod.spec.get("securityContext") or {}):
+                    yield fault(pod.owner, "%s.securityContext.%s" % (pod.path, field),
+                                "is missing: nobody else makes the volumes writable for the container",
+                                "use the component fixed-uid in this overlay")
+
+
+@rule("read-only-root")
+def read_only_root(overlay, project):
+    """What cannot be written cannot be changed by who breaks in."""
+    yield from _each_container(overlay, "readOnlyRootFilesystem", True)
+
+
+@rule("privilege-escalation")
+def privilege_escalation(overlay, project):
+    """No container gets more rights than it began with."""
+    yield from _each_container(overlay, "allowPrivilegeEscalation", False)
+
+
+def _each_container(overlay, field, wanted):
+    for pod, container in overlay.containers():
+        if dig(container.raw, "securityContext." + field) is not wanted:
+            yield fault(pod.owner, "%s.securityContext.%s" % (container.path, field), "is not %s" % str(wanted).lower(),
+                        "set it to %s" % str(wanted).lower())
+
+
+@rule("capabilities")
+def capabilities(overlay, project):
+    """No container needs a capability."""
+    for pod, container in overlay.containers():
+        found = dig(container.raw, "securityContext.capabilities", {})
+        if "ALL" not in (found.get("drop") or []) or found.get("add"):
+            yield fault(pod.owner, container.path + ".securityContext.capabilities", "capabilities are left",
+                        "set drop: [ALL] and no add")
+
+
+@rule("host-access")
+def host_access(overlay, project):
+    """Nothing of the node: not its network, processes, files or ports, and not all of its rights."""
+    for pod in overlay.pods:
+        found = ["%s.%s" % (pod.path, field) for field in ("hostNetwork", "hostPID", "hostIPC") if pod.spec.get(field)]
+        found += ["%s.volumes[%s].hostPath" % (pod.path, volume.get("name"))
+                  for volume in pod.spec.get("volumes") or [] if "hostPath" in volume]
+        for container in pod.containers:
+            if dig(container.raw, "securityContext.privileged"):
+                found.append(container.path + ".securityContext.privileged")
+            if any("hostPort" in entry for entry in container.raw.get("ports") or []):
+                found.append(container.path + ".ports.hostPort")
+        for path in found:
+            yield fault(pod.owner, path, "reaches into the node", "remove it")
+
+
+@rule("non-root")
+def non_root(overlay, project):
+    """The images have a numeric user; the pod says that it must not be root."""
+    for pod in overlay.pods:
+        if dig(pod.spec, "securityContext.runAsNonRoot") is not True:
+            yield fault(pod.owner, pod.path + ".securityContext.runAsNonRoot", "is not true", "set it to true")
+
+
+@rule("seccomp")
+def seccomp(overlay, project):
+    """The system calls that the runtime allows, and no others."""
+    for pod in overlay.pods:
+        if dig(pod.spec, "securityContext.seccompProfile.type") != "RuntimeDefault":
+            yield fault(pod.owner, pod.path + ".securityContext.seccompProfile", "is not RuntimeDefault",
+                        "set type: RuntimeDefault")
+
+
+@rule("automount")
+def automount(overlay, project):
+    """Nothing here talks to the API server: no token of it belongs into a pod."""
+    hint = "set automountServiceAccountToken: false"
+    for pod in overlay.pods:
+        if pod.spec.get("automountServiceAccountToken") is not False:
+            yield fault(pod.owner, pod.path + ".automountServiceAccountToken", "is not false", hint)
+    for account in overlay.of("ServiceAccount"):
+        if account.get("automountServiceAccountToken") is not False:
+            yield fault(account, "automountServiceAccountToken", "is not false", hint)
+
+
+@rule("pod-security")
+def pod_security(overlay, project):
+    """The namespace refuses pods that want more than the restricted profile."""
+    for thing in overlay.of("Namespace"):
+        for mode in ("enforce", "audit", "warn"):
+            label = "pod-security.kubernetes.io/" + mode
+            if labels_of(thing).get(label) != "restricted":
+                yield fault(thing, "metadata.labels[%s]" % label, "is not restricted", "set it to restricted")
+
+
+@rule("namespace-monitoring")
+def namespace_monitoring(overlay, project):
+    """With these labels OpenShift's monitoring of user projects ignores the namespace."""
+    for thing in overlay.of("Namespace"):
+        for label, value in (("openshift.io/cluster-monitoring", "true"), ("openshift.io/user-monitoring", "false")):
+            if labels_of(thing).get(label) == value:
+                yield fault(thing, "metadata.labels[%s]" % label, "nothing of the namespace is scraped", "remove it")
+
+
+@rule("secret-in-set")
+def secret_in_set(overlay, project):
+    """Who reads the repository, or the cluster's audit log, must not find a key there."""
+    for thing in overlay.objects:
+        if thing.get("kind") == "Secret":
+            yield fault(thing, "kind", "a Secret is in the set",
+                        "take it out: scripts/deploy.sh makes the Secrets; templates are in manifests/secrets")
+            continue
+        for path, text in strings(thing):
+            if KEY.search(text):
+                yield fault(thing, path, "holds what looks like a key", "revoke the key if it is real, and remove it")
+
+
+@rule("ingress-tls")
+def ingress_tls(overlay, project):
+    """Without TLS every key crosses the net in clear."""
+    for ingress in overlay.of("Ingress"):
+        covered = {host for entry in dig(ingress, "spec.tls", []) for host in entry.get("hosts") or []}
+        for entry in dig(ingress, "spec.rules", []):
+            if entry.get("host") not in covered:
+                yield fault(ingress, "spec.tls", "does not cover the host %s" % entry.get("host"),
+                            "add it to spec.tls[].hosts, with the Secret of its certificate")
