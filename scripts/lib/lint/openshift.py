@@ -1,5 +1,6 @@
 """Rules about Routes: what the API server takes, and the router then does not do."""
 from .core import annotations_of, dig, fault, name_of, rule
+from .gateway import Settings
 
 ROUTER = "haproxy.router.openshift.io/"
 ANNOTATIONS = {
@@ -12,12 +13,14 @@ ANNOTATIONS = {
 
 @rule("route-termination")
 def route_termination(overlay, project):
-    """The API server takes any text here."""
+    """The API server takes any text here; the router must speak to the gateway what that speaks."""
+    tls = Settings(overlay, project).value("server.tls_certificate")
+    wanted, spoken = ("reencrypt", "TLS") if tls else ("edge", "plain HTTP")
     for route in overlay.of("Route"):
         found = dig(route, "spec.tls.termination")
-        if found != "edge":
-            yield fault(route, "spec.tls.termination", "is %r" % found,
-                        "set edge: the gateway speaks plain HTTP behind the router")
+        if found != wanted:
+            yield fault(route, "spec.tls.termination", "is %r, the gateway speaks %s" % (found, spoken),
+                        "set %s" % wanted)
 
 
 @rule("route-insecure")
@@ -46,3 +49,7 @@ def route_annotations(overlay, project):
             if annotations_of(route).get(key) != wanted:
                 yield fault(route, "metadata.annotations[%s]" % key, "is %r" % annotations_of(route).get(key),
                             'set it to "%s"' % wanted)
+        for key in annotations_of(route):
+            if key.startswith(ROUTER + "rate-limit-connections"):
+                yield fault(route, "metadata.annotations[%s]" % key, "drops connections by address, without an answer",
+                            "remove it: the gateway limits by key, and says so")

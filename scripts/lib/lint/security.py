@@ -96,6 +96,16 @@ def seccomp(overlay, project):
                         "set type: RuntimeDefault")
 
 
+@rule("volume-owner")
+def volume_owner(overlay, project):
+    """By default every start of a pod changes the owner of each file of its volumes."""
+    for pod in overlay.pods:
+        claims = any("persistentVolumeClaim" in volume for volume in pod.spec.get("volumes") or [])
+        if claims and dig(pod.spec, "securityContext.fsGroupChangePolicy") != "OnRootMismatch":
+            yield fault(pod.owner, pod.path + ".securityContext.fsGroupChangePolicy", "is not OnRootMismatch",
+                        "set it: the first container waits for minutes otherwise")
+
+
 @rule("automount")
 def automount(overlay, project):
     """Nothing here talks to the API server: no token of it belongs into a pod."""
