@@ -344,6 +344,21 @@ def a_pod_that_may_be_root(good):
     del good.pod(SERVER)["securityContext"]["runAsNonRoot"]
 
 
+@breaks("non-root")
+def an_init_container_that_may_be_root(good):
+    good.pod(SERVER)["initContainers"][0]["securityContext"]["runAsNonRoot"] = False
+
+
+@breaks("non-root", INGRESS)
+def a_container_that_is_root(good):
+    good.container(SERVER)["securityContext"]["runAsUser"] = 0
+
+
+@breaks("seccomp")
+def all_system_calls_for_an_init_container(good):
+    good.pod(SERVER)["initContainers"][0]["securityContext"]["seccompProfile"] = {"type": "Unconfined"}
+
+
 @breaks("seccomp")
 def all_system_calls(good):
     good.pod(SERVER)["securityContext"]["seccompProfile"]["type"] = "Unconfined"
