@@ -1,4 +1,8 @@
-"""The pods of the dev-cpu overlay, run as its manifests say: a chat, the probes, and how both of them drain."""
+"""The pods of the dev-cpu overlay, run as its manifests say: a chat, the probes, and how both of them drain.
+
+Builds both images. With a folder of images that were built before, a single test is
+`scripts/tests/test_pods.py --inside DIR -v Draining`.
+"""
 
 import contextlib
 import copy
@@ -22,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 
 from pods import Failed, sandbox, setup
-from pods.image import IMAGES, Images
+from pods.image import Images, build
 from pods.kubelet import Cluster
 from pods.manifest import Manifest, render
 
@@ -39,13 +43,20 @@ INSIDE = "--inside"
 class Outside(unittest.TestCase):
     """What is seen from outside of the namespaces."""
 
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix="images-", dir=ROOT / ".cache")
+        cls.addClassCleanup(folder.cleanup)
+        cls.images = Path(folder.name) / "both"
+        build(cls.images)
+
     def test_everything_inside(self):
         """Runs the other classes of this file in namespaces of their own; their results are in the output."""
-        run = subprocess.run([sys.executable, __file__, INSIDE, "-v"], check=False)
+        run = subprocess.run([sys.executable, __file__, INSIDE, self.images, "-v"], check=False)
         self.assertEqual(run.returncode, 0, "a test in the namespaces failed: see above")
 
     def test_a_developer_chats_with_what_scripts_pods_runs_and_ctrl_c_leaves_nothing(self):
-        with running() as (process, port):
+        with running(self.images) as (process, port):
             made = pods("exec", GATEWAY, "--", "llama-gateway", "keys", "create", "--tenant", "me")
             self.assertEqual(made.returncode, 0, made.stderr)
             status, reply = post(("127.0.0.1", port), made.stdout.strip(), {"max_tokens": 5})
@@ -55,7 +66,7 @@ class Outside(unittest.TestCase):
         self.nothing_is_left()
 
     def test_a_run_that_is_killed_takes_its_processes_and_mounts_with_it(self):
-        with running() as (process, _):
+        with running(self.images) as (process, _):
             process.kill()
             process.wait(DEADLINE)
         self.nothing_is_left()
@@ -299,7 +310,7 @@ class Mistakes(Inside):
     def test_an_image_that_was_not_built_keeps_the_pod_from_starting(self):
         cluster = self.start()
         container_of(cluster.manifest, GATEWAY)["image"] = "registry.example/team/other:1"
-        with self.assertRaisesRegex(Failed, "image other is not in .*: run scripts/images"):
+        with self.assertRaisesRegex(Failed, "there is no image other in .*: scripts/images rootfs DIR makes them"):
             cluster.create(GATEWAY)
 
 
@@ -427,9 +438,10 @@ def pods(*arguments):
 
 
 @contextlib.contextmanager
-def running():
+def running(images):
     """scripts/pods run, and its port, once both pods are ready."""
-    process = subprocess.Popen([ROOT / "scripts" / "pods", "run", OVERLAY], stdout=subprocess.PIPE, text=True)
+    command = [ROOT / "scripts" / "pods", "run", OVERLAY, "--images", images]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         port = None
         for line in process.stdout:
@@ -468,7 +480,8 @@ def load_tests(loader, _tests, _pattern):
 
 
 if __name__ == "__main__":
-    if INSIDE in sys.argv:
+    if sys.argv[1:2] == [INSIDE]:
+        IMAGES = sys.argv.pop(2)
         sys.argv.remove(INSIDE)
         RENDERED = render(OVERLAY)
         setup.add_secrets(RENDERED)

@@ -1,20 +1,25 @@
-"""The images that containers are made of, as scripts/images leaves them: a root file system and a configuration.
+"""The images that containers are made of: folders with rootfs/ and image.json, as `scripts/images rootfs` makes them.
 
 Takes an image's name as it stands in a manifest; gives what is to be run in which file system.
 """
 
 import json
+import subprocess
 from pathlib import Path
 
 from . import Failed
 from .manifest import ROOT
 
-IMAGES = Path(__import__("os").environ.get("PODS_IMAGES", ROOT / ".cache" / "images"))
+
+def build(folder):
+    """Builds both images into a folder that does not exist yet."""
+    if subprocess.run([ROOT / "scripts" / "images", "rootfs", folder], check=False).returncode != 0:
+        raise Failed("the images could not be built: the message is above")
 
 
 class Image:
     def __init__(self, folder):
-        known = json.loads((folder / "config.json").read_text())["config"]
+        known = json.loads((folder / "image.json").read_text())
         self.root = folder / "rootfs"
         self.entrypoint, self.command = known.get("Entrypoint") or [], known.get("Cmd") or []
         self.environment, self.directory = known.get("Env") or [], known.get("WorkingDir") or "/"
@@ -29,7 +34,7 @@ class Images:
         """By the last part of its name, without registry and tag."""
         name = reference.split("/")[-1].split("@")[0].split(":")[0]
         if name not in self.known:
-            if not (self.folder / name / "config.json").exists():
-                raise Failed(f"image {name} is not in {self.folder}: run scripts/images")
+            if not (self.folder / name / "image.json").exists():
+                raise Failed(f"there is no image {name} in {self.folder}: scripts/images rootfs DIR makes them")
             self.known[name] = Image(self.folder / name)
         return self.known[name]

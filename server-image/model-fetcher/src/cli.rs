@@ -102,7 +102,11 @@ async fn perform(command: &Command, get: &dyn Fn(&str) -> Option<String>) -> Res
             let parameters = Parameters::read(get)?;
             let volume = Volume::open(&parameters.models_dir)?;
             let _lock = volume.try_lock()?.ok_or_else(|| Fault::Locked(parameters.models_dir.clone()))?;
-            prune::delete(&prune::others(&volume, &parameters.model)?)
+            let others = prune::others(&volume, &parameters.model)?;
+            if others.is_empty() {
+                tracing::info!("nothing to delete: there is no other model");
+            }
+            prune::delete(&others)
         }
         Command::Check { discard } => {
             let parameters = Parameters::read(get)?;
