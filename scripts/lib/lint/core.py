@@ -157,10 +157,7 @@ class Overlay:
     def __init__(self, name, objects):
         self.name, self.objects = name, objects
         self.openshift = name.startswith("openshift-")
-        # The last part of the name is the card: t4, l4, a10g; cpu is none.
-        self.card = name.rsplit("-", 1)[-1]
-        self.gpu = self.card != "cpu"
-        self.namespace = next(map(name_of, self.of("Namespace")), NAMESPACE)
+        self.gpu = name.endswith("-t4")
         self.pods = [Pod(thing) for thing in objects if dig(thing, "spec.template.spec")]
 
     def of(self, *kinds):

@@ -116,9 +116,6 @@ def upstream_url(overlay, project):
         elif match.group(1) == "dns" and dig(service, "spec.clusterIP") != "None":
             yield fault(service, "spec.clusterIP", "is not None, but the gateway looks for its pods by DNS",
                         "set clusterIP: None")
-        elif match.group(1) == "dns" and dig(service, "spec.publishNotReadyAddresses"):
-            yield fault(service, "spec.publishNotReadyAddresses", "is true: a pod that drains would get new requests",
-                        "remove it")
         # Behind a headless Service there is nobody who translates ports.
         elif not any(pod.has_port(int(match.group(3))) for pod in overlay.pods_of_service(service)):
             yield fault(subject, "data[%s]" % FILE, "upstream.urls: the pods have no port %s" % match.group(3),
@@ -130,7 +127,7 @@ def mounted_file(overlay, project):
     """Files that the gateway or llama-server is told of must be mounted where they say."""
     settings = Settings(overlay, project)
     if settings.container:
-        for key in ("upstream.api_key_file", "admin.key_file", "keys.file", "server.tls_certificate", "server.tls_key"):
+        for key in ("upstream.api_key_file", "admin.key_file", "keys.file"):
             path = settings.value(key)
             if path and not _mounted(overlay, settings.pod, settings.container, path):
                 yield fault(settings.pod.owner, settings.container.path + ".volumeMounts",

@@ -1,7 +1,7 @@
 """Rules about images, and about what builds them on OpenShift."""
 import re
 
-from .core import GATEWAY, SERVER, annotations_of, dig, fault, name_of, rule
+from .core import GATEWAY, SERVER, annotations_of, dig, fault, name_of, rule, strings
 
 OURS = (SERVER, GATEWAY)
 # Compute capabilities of the cards in docs/customisation.md.
@@ -83,17 +83,20 @@ def build_file(overlay, project):
 @rule("build-card")
 def build_card(overlay, project):
     """An image without kernels for the card ends at the first request, after the build and the load."""
-    build = overlay.get("BuildConfig", SERVER)
-    if not build or not overlay.gpu:
+    build, pod = overlay.get("BuildConfig", SERVER), overlay.pod(SERVER)
+    if not build or not pod:
         return
     default = re.search(r"^ARG CUDA_ARCHITECTURES=(\S+)", project.read("server-image/Containerfile"), re.MULTILINE)
     found = {entry.get("name"): str(entry.get("value"))
              for entry in dig(build, "spec.strategy.dockerStrategy.buildArgs", [])}
     architectures = found.get("CUDA_ARCHITECTURES", default.group(1))
-    wanted = CAPABILITIES.get(overlay.card)
-    if wanted and wanted not in re.findall(r"\d+", architectures):
-        yield fault(build, "spec.strategy.dockerStrategy.buildArgs", "CUDA_ARCHITECTURES is %s, the card %s needs %s"
-                    % (architectures, overlay.card, wanted), "set it to %s-real (docs/customisation.md)" % wanted)
+    # Labels are like Tesla-T4 and NVIDIA-A100-SXM4-80GB.
+    labels = {text for _, text in strings(dig(pod.spec, "affinity.nodeAffinity", {}))}
+    wanted = {CAPABILITIES[word] for text in labels for word in text.lower().split("-") if word in CAPABILITIES}
+    missing = sorted(wanted - set(re.findall(r"\d+", architectures)))
+    if missing:
+        yield fault(build, "spec.strategy.dockerStrategy.buildArgs", "CUDA_ARCHITECTURES is %s, the card needs %s"
+                    % (architectures, " and ".join(missing)), "set it to %s-real (docs/customisation.md)" % missing[0])
 
 
 @rule("image-trigger")

@@ -1,7 +1,7 @@
 """Rules about every object: its kind, its namespace, its labels."""
 import re
 
-from .core import dig, fault, rule
+from .core import NAMESPACE, dig, fault, name_of, rule
 
 # What the project deploys. Whatever else appears came by accident, or needs a thought and a line here.
 KINDS = {
@@ -46,8 +46,11 @@ def namespace(overlay, project):
     """What has no namespace lands in the one that the user happens to be in."""
     for thing in overlay.objects:
         found = dig(thing, "metadata.namespace")
-        if thing.get("kind") != "Namespace" and found != overlay.namespace:
-            yield fault(thing, "metadata.namespace", "is %s, not %s" % (found or "missing", overlay.namespace),
+        if thing.get("kind") == "Namespace":
+            if name_of(thing) != NAMESPACE:
+                yield fault(thing, "metadata.name", "the namespace is called %s" % NAMESPACE, "rename it")
+        elif found != NAMESPACE:
+            yield fault(thing, "metadata.namespace", "is %s, not %s" % (found or "missing", NAMESPACE),
                         "set namespace: in the overlay's kustomization.yaml, that of the base does not reach all")
 
 

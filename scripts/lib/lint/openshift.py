@@ -1,6 +1,5 @@
 """Rules about Routes: what the API server takes, and the router then does not do."""
 from .core import annotations_of, dig, fault, name_of, rule
-from .gateway import Settings
 
 ROUTER = "haproxy.router.openshift.io/"
 ANNOTATIONS = {
@@ -13,14 +12,12 @@ ANNOTATIONS = {
 
 @rule("route-termination")
 def route_termination(overlay, project):
-    """The API server takes any text here; the router must speak to the gateway what that speaks."""
-    tls = Settings(overlay, project).value("server.tls_certificate")
-    wanted, spoken = ("reencrypt", "TLS") if tls else ("edge", "plain HTTP")
+    """The API server takes any text here."""
     for route in overlay.of("Route"):
         found = dig(route, "spec.tls.termination")
-        if found != wanted:
-            yield fault(route, "spec.tls.termination", "is %r, the gateway speaks %s" % (found, spoken),
-                        "set %s" % wanted)
+        if found != "edge":
+            yield fault(route, "spec.tls.termination", "is %r" % found,
+                        "set edge: the gateway speaks plain HTTP behind the router")
 
 
 @rule("route-insecure")

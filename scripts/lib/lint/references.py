@@ -1,5 +1,5 @@
 """Rules about names and ports by which one object means another."""
-from .core import GATEWAY, dig, fault, labels_of, matches, name_of, rule
+from .core import GATEWAY, NAMESPACE, dig, fault, labels_of, matches, name_of, rule
 
 
 def backends(thing):
@@ -123,7 +123,7 @@ def service_monitor(overlay, project):
         if not selected:
             yield fault(monitor, "spec.selector", "selects no Service", "select labels that a Service itself has")
         for name in dig(monitor, "spec.namespaceSelector.matchNames", []):
-            if name != overlay.namespace:
+            if name != NAMESPACE:
                 yield fault(monitor, "spec.namespaceSelector", "looks into %s" % name,
                             "leave namespaceSelector out: OpenShift ignores it")
         for endpoint in dig(monitor, "spec.endpoints", []):

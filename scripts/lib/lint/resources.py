@@ -4,6 +4,7 @@ from .units import quantity
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
+CARD = "Tesla-T4"
 
 
 def quantities(overlay):
@@ -49,7 +50,7 @@ def requests_within_limits(overlay, project):
 
 @rule("gpu-node")
 def gpu_node(overlay, project):
-    """The pod must land on a node with the card that the overlay is named after, which nobody else uses."""
+    """The pod must land on a node whose card nobody shares: time-slicing names it Tesla-T4-SHARED."""
     pod = overlay.pod(SERVER)
     if not pod:
         return
@@ -58,20 +59,11 @@ def gpu_node(overlay, project):
                for entry in term.get("matchExpressions") or [] if str(entry.get("key")).startswith("nvidia.com/")]
               for term in terms]
     path = pod.path + ".affinity.nodeAffinity"
-    if overlay.gpu and (not wanted or not all(_is_card(term, overlay.card) for term in wanted)):
-        yield fault(pod.owner, path, "does not require %s In [...] with values for %r alone" % (PRODUCT, overlay.card),
-                    "the name of an overlay ends in -CARD as in docs/customisation.md, such as -t4 for Tesla-T4; -cpu "
-                    "is for none, -shared for time-slicing (Tesla-T4-SHARED)")
+    if overlay.gpu and (not wanted or any(term != [(PRODUCT, "In", [CARD])] for term in wanted)):
+        yield fault(pod.owner, path, "does not require %s In [%s]" % (PRODUCT, CARD),
+                    "it is the label of a T4 that is not shared; other cards: see docs/customisation.md")
     if not overlay.gpu and any(wanted):
         yield fault(pod.owner, path, "requires a GPU, which this overlay does not use", "remove it")
-
-
-def _is_card(term, card):
-    """Whether a term of the node affinity wants these cards and no others."""
-    if len(term) != 1 or term[0][:2] != (PRODUCT, "In") or not term[0][2]:
-        return False
-    parts = [str(value).lower().split("-") for value in term[0][2]]
-    return all(card in words and ("shared" in words) == (card == "shared") for words in parts)
 
 
 @rule("gpu-toleration")
@@ -119,16 +111,11 @@ def recreate(overlay, project):
 
 @rule("replicas")
 def replicas(overlay, project):
-    """One gateway process serves a data directory; llama-servers on several nodes need a volume that all may use."""
-    many = {name_of(thing) for thing in overlay.of("PersistentVolumeClaim")
-            if "ReadWriteMany" in dig(thing, "spec.accessModes", [])}
+    """One gateway process serves a data directory, and one llama-server has the GPU and the volume."""
     for pod in overlay.pods:
         count = dig(pod.owner, "spec.replicas", 1)
-        claims = {dig(volume, "persistentVolumeClaim.claimName") for volume in pod.spec.get("volumes") or []} - {None}
-        if name_of(pod.owner) == GATEWAY and count != 1:
+        if name_of(pod.owner) in (GATEWAY, SERVER) and count != 1:
             yield fault(pod.owner, "spec.replicas", "is %s" % count, "set it to 1")
-        elif name_of(pod.owner) == SERVER and (count < 1 or count > 1 and not claims <= many):
-            yield fault(pod.owner, "spec.replicas", "is %s" % count, "set it to 1, or make the claim ReadWriteMany")
 
 
 @rule("disruption-budget")
