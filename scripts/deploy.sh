@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Deploys llama-server and the gateway to an OpenShift or Kubernetes cluster: docs/deploy.md.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 
 usage() {
@@ -13,6 +14,7 @@ usage: scripts/deploy.sh [options]                            deploy, or bring w
   --set KEY=VALUE        a parameter of llama-server, such as CTX_SIZE=8192; remembered; can be repeated
   --reset                forget what earlier runs have set
   --registry PREFIX      where the images are, such as quay.io/you; remembered. OpenShift needs none, it builds them
+  --host NAME            the name that clients use (Ingress, Gateway, Route); remembered. A Route has one by itself
   --hf-token-file FILE   the Hugging Face token, or in the environment: HF_TOKEN. Public models need none
   --build, --no-build    build the images even if they are there; never build
   --dry-run              check everything, show what would change, change nothing
@@ -31,27 +33,27 @@ END
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-# shellcheck source=scripts/lib/deploy/common.sh
+# shellcheck source=lib/deploy/common.sh
 . "$root/scripts/lib/deploy/common.sh"
-# shellcheck source=scripts/lib/deploy/render.sh
+# shellcheck source=lib/deploy/render.sh
 . "$root/scripts/lib/deploy/render.sh"
-# shellcheck source=scripts/lib/deploy/checks.sh
+# shellcheck source=lib/deploy/checks.sh
 . "$root/scripts/lib/deploy/checks.sh"
-# shellcheck source=scripts/lib/deploy/images.sh
+# shellcheck source=lib/deploy/images.sh
 . "$root/scripts/lib/deploy/images.sh"
-# shellcheck source=scripts/lib/deploy/secrets.sh
+# shellcheck source=lib/deploy/secrets.sh
 . "$root/scripts/lib/deploy/secrets.sh"
-# shellcheck source=scripts/lib/deploy/model.sh
+# shellcheck source=lib/deploy/model.sh
 . "$root/scripts/lib/deploy/model.sh"
-# shellcheck source=scripts/lib/deploy/wait.sh
+# shellcheck source=lib/deploy/wait.sh
 . "$root/scripts/lib/deploy/wait.sh"
-# shellcheck source=scripts/lib/deploy/call.sh
+# shellcheck source=lib/deploy/call.sh
 . "$root/scripts/lib/deploy/call.sh"
-# shellcheck source=scripts/lib/deploy/remove.sh
+# shellcheck source=lib/deploy/remove.sh
 . "$root/scripts/lib/deploy/remove.sh"
 
 action=deploy dry_run="" no_wait="" reset="" changed="" key_made=""
-given_overlay="" given_registry=""
+given_overlay="" given_registry="" given_host=""
 declare -A given_settings=()
 
 wrong_usage() {
@@ -69,7 +71,7 @@ take_setting() { # KEY=VALUE
 parse_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
-            --overlay | --set | --registry | --hf-token-file | --timeout)
+            --overlay | --set | --registry | --host | --hf-token-file | --timeout)
                 [ $# -gt 1 ] || wrong_usage "$1 needs a value"
                 take_option "$1" "$2"
                 shift
@@ -109,6 +111,10 @@ take_option() { # option, value
         --overlay) given_overlay=$2 ;;
         --set) take_setting "$2" ;;
         --registry) given_registry=${2%/} ;;
+        --host)
+            [[ $2 =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || wrong_usage "--host $2 is not a name such as llm.example.org"
+            given_host=$2
+            ;;
         --hf-token-file) hf_token_file=$2 ;;
         --timeout)
             [[ $2 =~ ^[1-9][0-9]{0,5}[smh]?$ ]] || wrong_usage "--timeout $2 is not a time such as 90m"
@@ -121,20 +127,19 @@ take_option() { # option, value
 # What an earlier run was called with counts until it is said otherwise. Another overlay is another profile: what was
 # set for the one before does not go with it.
 recall() {
-    local name remembered_overlay remembered_registry line
-    { IFS= read -r remembered_overlay && IFS= read -r remembered_registry; } < <(
-        read_object configmap "$memory" '{.data.overlay}{"\n"}{.data.registry}'
-        echo
-    ) || true
-    overlay=${given_overlay:-${remembered_overlay:-}}
-    registry=${given_registry:-${remembered_registry:-}}
+    local name line remembered_overlay remembered_registry remembered_host
+    read_object configmap "$remembered" '{.data.overlay}|{.data.registry}|{.data.host}{"\n"}{.data.set}' >"$work/remembered"
+    IFS='|' read -r remembered_overlay remembered_registry remembered_host <"$work/remembered" || true
+    overlay=${given_overlay:-$remembered_overlay}
+    registry=${given_registry:-$remembered_registry}
+    host=${given_host:-$remembered_host}
     [ -n "$overlay" ] || overlay=$(default_overlay)
     require_overlay "$overlay"
-    if [ -z "$reset" ] && [ "$overlay" = "${remembered_overlay:-}" ]; then
+    if [ -z "$reset" ] && [ "$overlay" = "$remembered_overlay" ]; then
         while IFS= read -r line; do
             [ -z "$line" ] || settings[${line%%=*}]=${line#*=}
-        done < <(read_object configmap "$memory" '{.data.set}')
-    elif [ -z "$reset" ] && [ -n "${remembered_overlay:-}" ]; then
+        done < <(tail -n +2 "$work/remembered")
+    elif [ -z "$reset" ] && [ -n "$remembered_overlay" ]; then
         say "the overlay changes from $remembered_overlay to $overlay; what --set and switch-model have set does not go with it"
     fi
     switch_settings
@@ -144,7 +149,7 @@ recall() {
 }
 
 default_overlay() {
-    if "$OC" api-versions | grep -q '^route.openshift.io/'; then
+    if is_openshift; then
         echo openshift-kimi-k2-t4
     else
         echo kubernetes-kimi-k2-t4
@@ -153,7 +158,7 @@ default_overlay() {
 
 tell_plan() {
     say "cluster: $("$OC" config view --minify -o 'jsonpath={.clusters[0].cluster.server}' 2>/dev/null || true)"
-    say "overlay: $overlay, model: $(rendered_model)"
+    say "overlay: $overlay, model: $model"
     [ ${#settings[@]} = 0 ] || say "set: $(settings_as_lines | xargs -d '\n')"
 }
 
@@ -169,7 +174,7 @@ difference() {
 
 show_dry_run() {
     pin_images
-    if [ -z "$(read_object namespace "$namespace" '{.metadata.name}')" ]; then
+    if [ -z "$namespace_phase" ]; then
         say "there is no namespace $namespace yet; all of this would be made, and Secrets, images and the first key:"
         cat "$work/rendered.yaml"
     elif difference; then
@@ -188,7 +193,7 @@ apply() { # file
 # would look for it elsewhere.
 bring_up_to_date() {
     local image building=""
-    if [ -z "$(read_object namespace "$namespace" '{.metadata.name}')" ]; then
+    if [ -z "$namespace_phase" ]; then
         phase="it made the namespace"
         select_kinds in Namespace "$work/rendered.yaml" >"$work/namespace.yaml"
         apply "$work/namespace.yaml"
@@ -222,6 +227,7 @@ deploy() {
     take_token_from_file
     recall
     render
+    learn_model
     tell_plan
     check_everything
     if [ -n "$dry_run" ]; then
@@ -250,6 +256,7 @@ status() {
     local name
     recall
     render
+    learn_model
     tell_plan
     for name in "$gateway" "$server"; do
         case $(rollout_state "$name") in
@@ -269,6 +276,7 @@ main() {
     choose_cli
     start_work
     check_login
+    learn_apis
     case $action in
         deploy) deploy ;;
         status) status ;;

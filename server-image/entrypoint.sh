@@ -215,7 +215,7 @@ usable_cpus() {
 service_parameters() {
     text HOST 'localhost|[0-9a-fA-F.:]+' "IP address to listen on" "0.0.0.0"
     whole PORT 1024 65535
-    whole SSE_PING_INTERVAL 1 300 "seconds, such as 10: the pings tell the gateway that a long prompt is still read"
+    whole SSE_PING_INTERVAL 1 300 "seconds, such as 10: signs of life while a long prompt is read"
     flags+=(--host "$HOST" --port "$PORT" --sse-ping-interval "$SSE_PING_INTERVAL")
     # The gateway and drain.sh read /metrics, the gateway /slots; the model comes from the volume, never from a hub.
     flags+=(--metrics --slots --no-ui --offline)

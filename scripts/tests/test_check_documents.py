@@ -55,7 +55,7 @@ spec:
   template:
     metadata: {labels: {app: server}}
     spec:
-      initContainers: [{name: fetch, env: [{name: MODEL_REPO, value: x}]}]
+      initContainers: [{name: fetch, image: kimi-k2-gateway, env: [{name: MODEL_REPO, value: x}]}]
       containers: [{name: main}]
 ---
 apiVersion: monitoring.coreos.com/v1
@@ -264,6 +264,8 @@ class Documents(unittest.TestCase):
             ("oc describes deploy/server", "no command describes"),
             ("oc project other", "no Namespace other"),
             ("oc start-build other", "no BuildConfig other"),
+            ("oc exec deploy/server -c fetch -- ls /models", "the image of fetch has no ls"),
+            ("oc rsh -c fetch deploy/server", "the image of fetch has no shell"),
         ):
             with self.subTest(command):
                 self.block("sh", command)

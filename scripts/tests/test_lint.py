@@ -343,9 +343,29 @@ def a_pod_that_may_be_root(good):
     del good.pod(SERVER)["securityContext"]["runAsNonRoot"]
 
 
+@breaks("non-root")
+def an_init_container_that_may_be_root(good):
+    good.pod(SERVER)["initContainers"][0]["securityContext"]["runAsNonRoot"] = False
+
+
+@breaks("non-root", INGRESS)
+def a_container_that_is_root(good):
+    good.container(SERVER)["securityContext"]["runAsUser"] = 0
+
+
+@breaks("seccomp")
+def all_system_calls_for_an_init_container(good):
+    good.pod(SERVER)["initContainers"][0]["securityContext"]["seccompProfile"] = {"type": "Unconfined"}
+
+
 @breaks("seccomp")
 def all_system_calls(good):
     good.pod(SERVER)["securityContext"]["seccompProfile"]["type"] = "Unconfined"
+
+
+@breaks("volume-owner")
+def a_start_that_walks_the_whole_volume(good):
+    del good.pod(SERVER)["securityContext"]["fsGroupChangePolicy"]
 
 
 @breaks("automount")
@@ -531,6 +551,17 @@ def a_build_of_a_file_that_is_not_there(good):
     good.get("BuildConfig", SERVER)["spec"]["strategy"]["dockerStrategy"]["dockerfilePath"] = "Dockerfile"
 
 
+@breaks("build-card")
+def kernels_for_another_card(good):
+    strategy = good.get("BuildConfig", SERVER)["spec"]["strategy"]["dockerStrategy"]
+    strategy["buildArgs"] = [{"name": "CUDA_ARCHITECTURES", "value": "86-real;89-real"}]
+
+
+@breaks("image-trigger")
+def an_image_that_changes_by_itself(good):
+    good.get("Deployment", SERVER)["metadata"]["annotations"] = {"image.openshift.io/triggers": "[]"}
+
+
 # ---- durations
 
 ROUTER, NGINX = "haproxy.router.openshift.io/", "nginx.ingress.kubernetes.io/"
@@ -578,6 +609,11 @@ def a_gateway_that_is_told_by_its_environment_to_wait_longer(good):
 @breaks("gateway-grace")
 def a_gateway_that_is_killed_while_it_drains(good):
     good.pod(GATEWAY)["terminationGracePeriodSeconds"] = 601
+
+
+@breaks("gateway-grace")
+def a_hook_that_takes_the_time_of_the_drain(good):
+    good.container(GATEWAY)["lifecycle"] = {"preStop": {"sleep": {"seconds": 60}}}
 
 
 @breaks("server-grace")
@@ -857,6 +893,9 @@ def a_host_that_is_too_long_for_dns(good):
 @breaks("route-annotations")
 def clients_that_forge_their_address(good):
     del good.of("Route")["metadata"]["annotations"][ROUTER + "set-forwarded-headers"]
+
+
+breaks("route-annotations")(_annotate("Route", ROUTER + "rate-limit-connections.rate-http", "100"))
 
 
 # ---- monitoring

@@ -98,7 +98,8 @@ class Schemas(unittest.TestCase):
 
 class Alerts(unittest.TestCase):
     def problems(self, change):
-        groups = good("PrometheusRule", "kimi-k2-gateway")["spec"]["groups"]
+        groups = [group for name in ("kimi-k2-gateway", "kimi-k2-gateway-platform")
+                  for group in good("PrometheusRule", name)["spec"]["groups"]]
         rules = {rule["alert"]: rule for rule in groups[0]["rules"]}
         change(groups[0]["rules"], rules)
         tests = ROOT / "manifests/components/monitoring/tests"

@@ -144,3 +144,12 @@ END
     [ "$status" = 0 ]
     [ "${output%, after *}" = "drain: nothing is processed any more" ]
 }
+
+@test "a hook that cannot do its work ends with 0, too" {
+    stand_in processing=1
+    mkdir bin # with neither sleep nor cat
+    ln -s "$(command -v bash)" "$(command -v curl)" bin
+    run env -i PATH="$PWD/bin" PORT="$PORT" API_KEY_FILE=none DRAIN_MIN_SECONDS=0 bash "$IMAGE/drain.sh"
+    [ "$status" = 0 ]
+    contains "$output" "sleep: command not found"
+}

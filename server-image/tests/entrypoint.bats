@@ -204,7 +204,7 @@ THREADS=0|THREADS is 0, which is not between 1 and 1024; hint: -1 for the contai
 FLASH_ATTENTION=ON|FLASH_ATTENTION is "ON", which is none of: auto on off; hint: write one of them, in lower case
 WARMUP=true|WARMUP is "true", which is none of: on off; hint: write one of them, in lower case
 WARMUP=on off|WARMUP is "on off", which is none of: on off; hint: write one of them, in lower case
-SSE_PING_INTERVAL=-1|SSE_PING_INTERVAL is -1, which is not between 1 and 300; hint: seconds, such as 10: the pings tell the gateway that a long prompt is still read
+SSE_PING_INTERVAL=-1|SSE_PING_INTERVAL is -1, which is not between 1 and 300; hint: seconds, such as 10: signs of life while a long prompt is read
 PORT=80|PORT is 80, which is not between 1024 and 65535; hint: a whole number from 1024 to 65535
 PORT=tcp://10.0.0.1:8001|PORT is "tcp://10.0.0.1:8001", which is no whole number; hint: a whole number from 1024 to 65535
 HOST=a,b|HOST is "a,b", which is no IP address to listen on; hint: 0.0.0.0
@@ -247,7 +247,7 @@ END
 
 @test "no nonsense passes, and none of it is run" {
     local name value nonsense=(" " "1 2" "1e3" "0x10" "+5" "--port" "16384 --tools all" $'1\n2' $'8\r' "é" "NaN"
-        '$(touch pwned)' '`touch pwned`' 'a[$(touch pwned)]' "999999999999999999999" "-99999999999" '"16"' "*" "{}" "1;2")
+        '$(touch pwned)' '`touch pwned`' 'a[$(touch pwned)]' "18446744073709551872" "-99999999999" '"16"' "*" "{}" "1;2")
     for value in "${nonsense[@]}"; do
         local settings=()
         for name in CTX_SIZE PARALLEL_SLOTS BATCH_SIZE UBATCH_SIZE CACHE_RAM_MIB THREADS THREADS_HTTP N_GPU_LAYERS \

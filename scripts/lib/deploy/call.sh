@@ -12,17 +12,17 @@ find_endpoint() {
         host=$(read_object route "$server" '{.spec.host}')
         endpoint=${host:+https://$host}
     elif has_kind Ingress; then
-        IFS='|' read -r host secure < <(read_object ingress "$gateway" '{.spec.rules[0].host}|{.spec.tls[0].hosts[0]}' && echo)
+        IFS='|' read -r host secure < <(read_object ingress "$server" '{.spec.rules[0].host}|{.spec.tls[0].hosts[0]}' && echo)
         [ -z "$host" ] || endpoint=http${secure:+s}://$host
     elif has_kind HTTPRoute; then
-        host=$(read_object httproute "$gateway" '{.spec.hostnames[0]}')
+        host=$(read_object httproute "$server" '{.spec.hostnames[0]}')
         endpoint=${host:+https://$host}
     fi
 }
 
 forward_port() {
     local port=""
-    cli port-forward "service/$gateway" :8080 >"$work/forward" 2>&1 &
+    "$OC" -n "$namespace" port-forward "service/$gateway" :8080 >"$work/forward" 2>&1 &
     forwarder=$!
     while kill -0 "$forwarder" 2>/dev/null && [ -z "$port" ]; do
         port=$(sed -n 's/^Forwarding from 127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$work/forward")
@@ -131,7 +131,7 @@ endpoint: $base/v1
 
     from openai import OpenAI
     client = OpenAI(base_url="$base/v1", api_key=key)
-    client.chat.completions.create(model="$(served_model)", messages=[{"role": "user", "content": "Hello!"}])
+    client.chat.completions.create(model="$model_alias", messages=[{"role": "user", "content": "Hello!"}])
 
 more keys: $OC exec -n $namespace deployment/$gateway -c gateway -- llama-gateway keys create --tenant NAME
 END

@@ -5,6 +5,7 @@
 # Every check adds to one list, so that one run tells all. Errors end the run with code 3; warnings are told only.
 
 problems=0
+namespace_phase="" # empty: there is none
 
 problem() { # what, how to fix it
     problems=$((problems + 1))
@@ -23,6 +24,10 @@ check_login() {
     fail checks "no access to the cluster: $(tail -n 1 "$work/errors");" \
         "hint: log in ($OC login), or choose another cluster ($OC config use-context NAME)"
 }
+
+learn_apis() { "$OC" api-versions >"$work/api-versions"; }
+
+is_openshift() { grep -q '^route.openshift.io/' "$work/api-versions"; }
 
 declare -rA resources=(
     [PersistentVolumeClaim]=persistentvolumeclaims [ConfigMap]=configmaps [Secret]=secrets [Service]=services
@@ -48,21 +53,23 @@ check_rights() {
     local verb resource subresource file missing=""
     mkdir -p "$work/rights"
     while read -r verb resource subresource; do
-        file="$work/rights/$verb $resource${subresource:+/$subresource}"
+        file="$work/rights/$verb $resource${subresource:+:$subresource}"
         cli auth can-i "$verb" "$resource" ${subresource:+"--subresource=$subresource"} >"$file" 2>/dev/null &
     done < <(needed_rights)
     wait
     for file in "$work"/rights/*; do
         [ "$(cat "$file")" = yes ] || missing+=", ${file##*/}"
     done
+    missing=${missing//:/\/}
     [ -z "$missing" ] || problem "you may not ${missing#, } in $namespace" \
         "an administrator grants it: $OC adm policy add-role-to-user admin YOU -n $namespace, or an equal RoleBinding"
 }
 
 # Who may not make namespaces, such as a project's administrator, can use one that is there.
 check_namespace() {
-    case $(read_object namespace "$namespace" '{.status.phase}') in
-        Active) ;;
+    namespace_phase=$(read_object namespace "$namespace" '{.status.phase}')
+    case $namespace_phase in
+        Active) leave_namespace_to_others ;;
         Terminating) problem "the namespace $namespace is being deleted" "wait until it is gone, then run again" ;;
         *)
             [ "$("$OC" auth can-i create namespaces 2>/dev/null)" = yes ] ||
@@ -70,6 +77,14 @@ check_namespace() {
                     "oc new-project $namespace, or ask an administrator to make it"
             ;;
     esac
+}
+
+leave_namespace_to_others() {
+    [ "$("$OC" auth can-i patch "namespaces/$namespace" 2>/dev/null)" != yes ] || return 0
+    warning "you may not change the namespace $namespace, so its labels stay as they are" \
+        "an administrator sets those in manifests/base/01-namespace.yaml"
+    select_kinds out Namespace "$work/rendered.yaml" >"$work/without-namespace.yaml"
+    mv "$work/without-namespace.yaml" "$work/rendered.yaml"
 }
 
 group_hint() { # API group
@@ -89,14 +104,11 @@ group_hint() { # API group
 
 check_api_groups() {
     local version
-    "$OC" api-versions >"$work/api-versions"
     while read -r version; do
         grep -qxF "$version" "$work/api-versions" ||
             problem "the cluster does not know $version, which the overlay $overlay uses" "$(group_hint "$version")"
     done < <(awk '{ print $1 }' "$work/inventory" | sort -u)
 }
-
-is_openshift() { grep -q '^route.openshift.io/' "$work/api-versions"; }
 
 check_storage() {
     local name
@@ -132,20 +144,30 @@ check_claim() { # name
     fi
 }
 
-# What a claim asked for cannot be changed later, but for a size that grows.
+# What a claim asked for cannot be changed later, but for a size that grows. A greater one stays as it is: another
+# profile can then be deployed in the place of a larger one.
 check_existing_claim() { # name, class, size, "class|mode|size" of the one that is there
     local class size
     IFS='|' read -r class _ size <<<"$4"
     if [ "$(mebibytes "$size")" -gt "$(mebibytes "$3")" ]; then
-        problem "the claim $1 has $size, and the overlay asks for $3: a volume cannot shrink" \
-            "set its size to $size in the overlay"
+        keep_claim_size "$1" "$size"
     elif [ "$(mebibytes "$size")" -lt "$(mebibytes "$3")" ] && ! grep -q "^$class|[^|]*|true|" "$work/storage-classes"; then
         problem "the claim $1 has $size, the overlay asks for $3, and the storage class $class cannot let it grow" \
-            "set its size to $size in the overlay, or delete the claim (and the model on it) first"
+            "set its size to $size in the overlay, or delete the claim (and what is on it) first"
     fi
     [ -z "$2" ] || [ "$2" = "$class" ] ||
         problem "the claim $1 is of the storage class $class, and the overlay says $2: that cannot be changed" \
             "set storageClassName to $class in the overlay, or delete the claim (and what is on it) first"
+}
+
+keep_claim_size() { # claim, size
+    awk -v claim="$1" -v size="$2" '
+        /^---$/ { kind = name = "" }
+        /^kind: / { kind = $2 }
+        /^  name: / && name == "" { name = $2 }
+        kind == "PersistentVolumeClaim" && name == claim { sub(/^      storage: .*/, "      storage: " size) }
+        { print }' "$work/rendered.yaml" >"$work/resized.yaml"
+    mv "$work/resized.yaml" "$work/rendered.yaml"
 }
 
 # Lines of "name|product|ready|unschedulable|memory|cpu|gpus".
@@ -254,6 +276,37 @@ check_monitoring() {
     fi
 }
 
+# What an Ingress or an HTTPRoute leads through is not ours to make.
+check_way_in() {
+    local name class secret parent parent_namespace
+    if has_kind Ingress; then
+        IFS='|' read -r name class secret < <(rendered Ingress "$server" \
+            '{.spec.rules[0].host}|{.spec.ingressClassName}|{.spec.tls[0].secretName}' && echo)
+        [ -n "$(read_object ingressclass "$class" '{.metadata.name}')" ] ||
+            problem "there is no ingress class $class" "install its controller, or set another ingressClassName in the overlay"
+        [ -n "$(read_object secret "$secret" '{.metadata.name}')" ] ||
+            warning "there is no Secret $secret with a certificate for $name" \
+                "$OC create secret tls $secret -n $namespace --cert=FILE --key=FILE"
+    elif has_kind HTTPRoute; then
+        IFS='|' read -r name parent parent_namespace < <(rendered HTTPRoute "$server" \
+            '{.spec.hostnames[0]}|{.spec.parentRefs[0].name}|{.spec.parentRefs[0].namespace}' && echo)
+        "$OC" -n "$parent_namespace" get gateway "$parent" -o name >/dev/null 2>&1 ||
+            problem "there is no Gateway $parent in $parent_namespace" "make one, or name yours in parentRefs in the overlay"
+    fi
+    [[ ${name:-} != *.example.com ]] || warning "the name $name is an example" "say under which name clients come: --host NAME"
+}
+
+# The gateway believes X-Forwarded-For from the pods' network only, and that can be another one than the usual one.
+check_networks() {
+    local trusted network
+    has_kind Route && is_openshift || return 0
+    trusted=$(rendered Deployment "$gateway" '{.spec.template.spec.containers[0].env[?(@.name=="LLAMA_GATEWAY_SERVER_TRUSTED_PROXIES")].value}')
+    network=$("$OC" get networks.config.openshift.io cluster -o 'jsonpath={.spec.clusterNetwork[0].cidr}' 2>/dev/null) || return 0
+    [ "$trusted" = "$network" ] ||
+        warning "the pods' network is $network, and the gateway trusts $trusted: it would not see clients' addresses" \
+            "set LLAMA_GATEWAY_SERVER_TRUSTED_PROXIES to $network in the overlay"
+}
+
 # By default the router keeps a request whose client has left, until the answer is there.
 check_router() {
     has_kind Route && is_openshift || return 0
@@ -274,6 +327,8 @@ check_everything() {
     check_nodes
     check_monitoring
     check_router
+    check_networks
+    check_way_in
     check_images
     check_model
     [ "$problems" = 0 ] ||

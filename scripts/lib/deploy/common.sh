@@ -8,7 +8,7 @@
 readonly namespace=llm-models-llamacpp
 readonly server=kimi-k2-llamacpp gateway=kimi-k2-gateway
 readonly model_claim=kimi-k2-gguf-cache ledger_claim=kimi-k2-gateway-data
-readonly memory=kimi-k2-deploy # the ConfigMap that remembers how the last run was called
+readonly remembered=kimi-k2-deploy # the ConfigMap that remembers how the last run was called
 readonly field_manager=llama-gateway
 
 work=""            # a directory of our own for rendered manifests; nothing secret is ever in it
@@ -38,8 +38,9 @@ read_object() { # kind, name, jsonpath
     cli get "$1" "$2" --ignore-not-found -o "jsonpath=$3" 2>/dev/null || true
 }
 
-# Without arguments `wait` is interrupted by a trapped signal at once, a command in the foreground is not.
-in_background() { # command...
+# A trapped signal interrupts `wait` at once, while a command in the foreground would be waited for. Only programs, no
+# functions: their subshell would get the signal that is meant for the program.
+in_background() { # program, arguments...
     "$@" &
     wait $!
 }
@@ -69,6 +70,7 @@ clean_up() {
     local code=$?
     trap '' INT TERM
     stop_children
+    restore_terminal
     revoke_check_key || true
     [ -z "$work" ] || rm -rf "$work"
     exit "$code"

@@ -76,12 +76,14 @@ build_image() { # image
     else
         pack_sources
         say "image $1: building"
-        in_background cli start-build "$1" "--from-archive=$work/sources.tar.gz" -o name >"$work/build" 2>"$work/errors" ||
+        "$OC" -n "$namespace" start-build "$1" "--from-archive=$work/sources.tar.gz" -o name >"$work/build" 2>"$work/errors" &
+        wait $! ||
             fail failed "the build of $1 did not start: $(tail -n 1 "$work/errors"); hint: $OC describe buildconfig $1 -n $namespace"
         name=$(sed -n 's|^build[^/]*/||p' "$work/build")
     fi
     while state=$(read_object build "$name" '{.status.phase}') && [[ $state =~ ^(New|Pending|Running|)$ ]]; do
-        in_background cli logs --follow "build/$name" 1>&2 2>/dev/null || true
+        "$OC" -n "$namespace" logs --follow "build/$name" 1>&2 2>/dev/null &
+        wait $! || true
         a_moment
     done
     [ "$state" = Complete ] ||

@@ -3,6 +3,7 @@
 # Which model is served, and changing it. Sourced by scripts/deploy.sh.
 
 switch_repo="" switch_quant="" prune=""
+model="" live_model="" model_alias="" # models as "repo quant"
 
 # Sizes on disk in GB, by "repo quant". Others are only known to the fetcher, which looks before it starts.
 declare -rA model_sizes=(
@@ -27,56 +28,54 @@ switch_settings() {
     settings[MODEL_REPO]=$switch_repo
     settings[QUANT_TYPE]=$switch_quant
     settings[MODEL_REVISION]=main
+    # shellcheck disable=SC2153 # a name in the ConfigMap
     settings[MODEL_ALIAS]="" # made of the repo's name
     settings[FETCH_PRUNE]=${prune:-0}
 }
 
-live_model() { read_object configmap "$server-config" '{.data.MODEL_REPO} {.data.QUANT_TYPE}'; }
-
-rendered_model() { rendered ConfigMap "$server-config" '{.data.MODEL_REPO} {.data.QUANT_TYPE}'; }
-
-# As the entrypoint makes it where MODEL_ALIAS is empty.
-served_model() {
-    local alias repo
-    IFS='|' read -r alias repo < <(rendered ConfigMap "$server-config" '{.data.MODEL_ALIAS}|{.data.MODEL_REPO}' && echo)
-    repo=${repo##*/}
+# What the rendered set serves, and what is served now (nothing before the first run).
+learn_model() {
+    local repo quant alias
+    IFS='|' read -r repo quant alias < <(
+        rendered ConfigMap "$server-config" '{.data.MODEL_REPO}|{.data.QUANT_TYPE}|{.data.MODEL_ALIAS}'
+        echo
+    )
+    model="$repo $quant"
+    repo=${repo##*/} # the entrypoint makes the same of it
     repo=${repo,,}
-    echo "${alias:-${repo%-gguf}}"
+    model_alias=${alias:-${repo%-gguf}}
+    live_model=$(read_object configmap "$server-config" '{.data.MODEL_REPO} {.data.QUANT_TYPE}')
 }
 
 # The volume holds the new model, and the one before it unless that is pruned.
 check_model() {
-    local old new volume needed kept=""
-    new=$(rendered_model)
-    old=$(live_model)
-    [ -n "$old" ] && [ "$old" != "$new" ] || old=""
-    needed=${model_sizes[$new]:-}
+    local volume kept="" needed=${model_sizes[$model]:-}
     if [ -z "$needed" ]; then
-        [ -z "$switch_repo" ] || say "the size of $new is not known here; the fetcher checks the space before it loads anything"
+        [ -z "$switch_repo" ] || say "the size of $model is not known here; the fetcher checks the space before it loads anything"
         return 0
     fi
-    if [ -n "$old" ] && [ -z "$prune" ]; then
-        needed=$((needed + ${model_sizes[$old]:-0}))
-        kept=" beside $old, which stays"
+    if [ -n "$live_model" ] && [ "$live_model" != "$model" ] && [ -z "$prune" ]; then
+        needed=$((needed + ${model_sizes[$live_model]:-0}))
+        kept=" beside $live_model, which stays"
     fi
     volume=$(read_object persistentvolumeclaim "$model_claim" '{.status.capacity.storage}')
     [ -n "$volume" ] || volume=$(rendered PersistentVolumeClaim "$model_claim" '{.spec.resources.requests.storage}')
     [ "$((needed * 1000000000 / 1048576))" -le "$(mebibytes "$volume")" ] ||
-        problem "the volume $model_claim has $volume, and $new$kept needs $needed GB" \
+        problem "the volume $model_claim has $volume, and $model$kept needs $needed GB" \
             "$([ -z "$kept" ] || echo "switch-model --prune deletes the old model first, or ")set a greater size in the overlay"
 }
 
 # Before the change, so that nobody is surprised by an hour without a model.
 tell_downtime() {
-    local new size live_hash
-    new=$(rendered_model)
-    [ -n "$(live_model)" ] || return 0
-    live_hash=$(read_object deployment "$server" '{.spec.template.metadata.annotations.llama-gateway/config-sha256}')
-    if [ "$(live_model)" != "$new" ]; then
-        size=${model_sizes[$new]:-}
-        say "the model changes from $(live_model) to $new: it is loaded${size:+ ($size GB)} and started anew;" \
+    local live_hash hash='{.spec.template.metadata.annotations.llama-gateway/config-sha256}'
+    [ -n "$live_model" ] || return 0
+    if [ "$live_model" != "$model" ]; then
+        say "the model changes from $live_model to $model: it is downloaded${model_sizes[$model]:+ (${model_sizes[$model]} GB)} and loaded;" \
             "until then clients get 503 with Retry-After"
-    elif [ -n "$live_hash" ] && [ "$live_hash" != "$(rendered Deployment "$server" '{.spec.template.metadata.annotations.llama-gateway/config-sha256}')" ]; then
-        say "the parameters of llama-server change: it reads its model again; until then clients get 503 with Retry-After"
+        return
+    fi
+    live_hash=$(read_object deployment "$server" "$hash")
+    if [ -n "$live_hash" ] && [ "$live_hash" != "$(rendered Deployment "$server" "$hash")" ]; then
+        say "the parameters of llama-server change: it loads its model again; until then clients get 503 with Retry-After"
     fi
 }

@@ -4,7 +4,7 @@
 
 purge="" assume_yes=""
 
-# Volumes, Secrets, and what was remembered stay: the next run goes on where this one ended.
+# Volumes, Secrets, images, and what was remembered stay: the next run goes on where this one ended.
 uninstall() {
     phase="it removed what runs"
     if [ -z "$(read_object namespace "$namespace" '{.metadata.name}')" ]; then
@@ -19,19 +19,18 @@ uninstall() {
     check_known_kinds
     in_background "$OC" delete --ignore-not-found -f "$work/removable.yaml" 1>&2
     say "removed; pods end when their requests are done, within eleven minutes"
-    say "kept: the volumes $model_claim (the model) and $ledger_claim (keys, ledger), the Secrets, and ConfigMap $memory"
+    say "kept: the volumes $model_claim (the model) and $ledger_claim (keys, ledger), the Secrets, built images, and ConfigMap $remembered"
     say "scripts/deploy.sh brings it back; scripts/deploy.sh --uninstall --purge deletes them as well"
 }
 
 # A kind that the cluster does not know cannot be deleted, and need not be.
 check_known_kinds() {
-    local version kept="Namespace PersistentVolumeClaim"
-    "$OC" api-versions >"$work/api-versions"
+    local version kept="Namespace PersistentVolumeClaim ImageStream"
     while read -r version; do
         grep -qxF "${version% *}" "$work/api-versions" || kept+=" ${version##* }"
     done < <(awk '{ print $1, $2 }' "$work/inventory" | sort -u)
     select_kinds out "$kept" "$work/rendered.yaml" |
-        awk "$split_documents"'function found() { if (name != "'"$memory"'") printf "%s---\n", document }' >"$work/removable.yaml"
+        awk "$split_documents"'function found() { if (name != "'"$remembered"'") printf "%s---\n", document }' >"$work/removable.yaml"
 }
 
 purge_namespace() {
@@ -43,7 +42,7 @@ purge_namespace() {
         [ "$typed" = "$namespace" ] || fail usage "that was not its name, nothing was changed"
     fi
     # A project's administrator may delete the project, but not the namespace behind it.
-    ! "$OC" api-versions | grep -q '^project.openshift.io/' || kind=project
+    ! is_openshift || kind=project
     phase="the namespace was deleted (the cluster goes on with it)"
     in_background "$OC" delete "$kind" "$namespace" 1>&2
     say "the namespace $namespace is deleted, with all that was in it"

@@ -2,10 +2,10 @@
 # shellcheck disable=SC2034,SC2154 # the parts use each other's names; deploy.sh is checked with all of them
 # The overlay, with what this run adds to it, as one file. Sourced by scripts/deploy.sh.
 #
-# What is added: parameters of --set, images of --registry, the ConfigMap that remembers both, and in the pod templates
-# a hash of their configuration, so that a change restarts them and nothing else does.
+# What is added: parameters of --set, images of --registry, the name of --host, the ConfigMap that remembers all of it,
+# and in the pod templates a hash of their configuration, so that a change restarts them and nothing else does.
 
-overlay="" registry=""
+overlay="" registry="" host=""
 declare -A settings=() # parameters of ConfigMap kimi-k2-llamacpp-config
 
 # What --set takes: parameters of the entrypoint and of the fetcher, without those that the manifests fix (paths, ports).
@@ -43,10 +43,11 @@ settings_as_lines() {
 }
 
 remember_as_object() {
-    printf '%s\n' 'apiVersion: v1' 'kind: ConfigMap' 'metadata:' "  name: $memory" "  namespace: $namespace" \
+    printf '%s\n' 'apiVersion: v1' 'kind: ConfigMap' 'metadata:' "  name: $remembered" "  namespace: $namespace" \
         '  labels:' '    app.kubernetes.io/part-of: llama-gateway' 'data:'
     printf '  overlay: %s\n' "$(quoted "$overlay")"
     printf '  registry: %s\n' "$(quoted "$registry")"
+    printf '  host: %s\n' "$(quoted "$host")"
     printf '  set: '
     if [ ${#settings[@]} = 0 ]; then
         printf "''\n"
@@ -65,6 +66,16 @@ settings_as_patch() {
     done
 }
 
+# A patch counts only where the overlay has what it is for.
+host_as_patch() {
+    [ -n "$host" ] || return 0
+    printf '%s\n' '- target: {kind: Route}' '  patch: |-' "    - {op: add, path: /spec/host, value: $host}" \
+        '- target: {kind: HTTPRoute}' '  patch: |-' "    - {op: replace, path: /spec/hostnames, value: [$host]}" \
+        '- target: {kind: Ingress}' '  patch: |-' \
+        "    - {op: replace, path: /spec/rules/0/host, value: $host}" \
+        "    - {op: replace, path: /spec/tls/0/hosts, value: [$host]}"
+}
+
 hash_as_patch() { # deployment
     printf '%s\n' "- target: {kind: Deployment, name: $1}" '  patch: |-' '    apiVersion: apps/v1' \
         '    kind: Deployment' "    metadata: {name: $1}" '    spec:' '      template:' '        metadata:' \
@@ -78,6 +89,7 @@ kustomization() {
     hash_as_patch "$server"
     hash_as_patch "$gateway"
     settings_as_patch
+    host_as_patch
     [ -n "$registry" ] || return 0
     printf '%s\n' 'images:' "- {name: $server, newName: $(quoted "$registry/$server")}" \
         "- {name: $gateway, newName: $(quoted "$registry/$gateway")}"

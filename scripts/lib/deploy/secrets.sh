@@ -5,7 +5,7 @@
 # A secret goes from one command to the next by a pipe: never as an argument, in the environment of a child, in a file
 # or on standard error. `local -; set +x` keeps it out of the trace of "bash -x" as well.
 
-hf_token="" hf_token_file="" check_key_id=""
+hf_token="" hf_token_file="" check_key_id="" terminal=""
 
 # Children need not know it, so it leaves the environment first of all.
 take_token_from_environment() {
@@ -25,14 +25,22 @@ take_token_from_file() {
     [ -n "$hf_token" ] || fail usage "the file $hf_token_file is empty; hint: leave --hf-token-file out for no token"
 }
 
+restore_terminal() {
+    [ -z "$terminal" ] || stty "$terminal"
+    terminal=""
+}
+
 # Most models are public, so nobody has to have a token; who has one downloads faster.
 ask_for_token() {
     local -
     set +x
     [ -z "$hf_token" ] && [ -z "$assume_yes" ] && [ -t 0 ] && [ -t 2 ] || return 0
     [ -z "$(read_object secret huggingface-token '{.metadata.name}')" ] || return 0
+    terminal=$(stty -g)
+    stty -echo # before the question, so that no answer is too fast
     printf 'Hugging Face token (not needed for public models; Enter for none): ' >&2
-    IFS= read -rs hf_token || true
+    IFS= read -r hf_token || true
+    restore_terminal
     say ""
     hf_token=${hf_token//[[:space:]]/}
 }

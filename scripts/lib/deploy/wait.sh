@@ -33,10 +33,12 @@ rollout_state() { # deployment
 }
 
 wait_for() { # deployment, what it does, for people
-    local state silent=0 deadline=$((SECONDS + $(seconds "$timeout")))
+    local state was_late="" silent=0 deadline=$((SECONDS + $(seconds "$timeout")))
     phase="it waited for $1, which $2"
+    state=$(rollout_state "$1")
+    [ "$state" != late ] || was_late=yes # of an earlier run: what was in the way then may be gone
     while :; do
-        state=$(rollout_state "$1")
+        [ "$state$was_late" != lateyes ] || state=waiting
         case $state in
             ready)
                 say "$1: ready"
@@ -57,6 +59,7 @@ wait_for() { # deployment, what it does, for people
         esac
         [ "$SECONDS" -lt "$deadline" ] || explain_failure "$1" "is not ready after $timeout"
         a_moment
+        state=$(rollout_state "$1")
     done
 }
 

@@ -2,6 +2,7 @@
 import re
 
 from .commands import all_commands
+from .project import PROGRAMS
 
 KINDS = {
     "Deployment": "deploy deployment deployments", "Service": "svc service services", "ConfigMap": "cm configmap",
@@ -37,6 +38,7 @@ class Known:
     def __init__(self, project):
         self.root = project.root
         self.names, self.namespaces, self.containers, self.apps = {}, set(), set(), set()
+        self.without_shell = set()  # containers of the gateway's image, and Deployments whose main one is
         for item in project.manifests():
             kind, metadata = item.get("kind"), item.get("metadata") or {}
             self.names.setdefault(kind, set()).add(metadata.get("name"))
@@ -46,12 +48,17 @@ class Known:
                 pod = item["spec"]["template"]
                 self.apps.add((pod.get("metadata") or {}).get("labels", {}).get("app"))
                 for group in ("initContainers", "containers"):
-                    self.containers.update(one["name"] for one in pod["spec"].get(group) or [])
+                    for one in pod["spec"].get(group) or []:
+                        self.containers.add(one["name"])
+                        if str(one.get("image")).startswith("kimi-k2-gateway"):
+                            self.without_shell.update({one["name"]} if group == "initContainers"
+                                                      else {one["name"], metadata.get("name")})
 
     def faults(self, words):
         """What is wrong with the words after `oc` or `kubectl`."""
+        inside = []
         if "--" in words:
-            words = words[: words.index("--")]
+            words, inside = words[: words.index("--")], words[words.index("--") + 1:]
         plain, values = _apart(words)
         found = [f"-n {name}: no such namespace in the manifests" for flag, name in values
                  if flag in ("-n", "--namespace") and not FOREIGN.match(name) and not self._is(name, self.namespaces)]
@@ -61,7 +68,15 @@ class Known:
             found += self._value(flag, value)
         if plain and plain[0] not in VERBS:
             found.append(f"oc and kubectl have no command {plain[0]}")
-        return found + self._named(plain)
+        return found + self._named(plain) + self._inside(plain, dict(values), inside)
+
+    def _inside(self, plain, values, inside):
+        """The gateway's image has its programs only: no shell, no ls."""
+        target = values.get("-c") or values.get("--container") or (plain[1].rpartition("/")[2] if plain[1:] else "")
+        if plain[:1] not in (["exec"], ["rsh"]) or target not in self.without_shell:
+            return []
+        program = inside[0].rpartition("/")[2] if inside else "shell"
+        return [] if program in PROGRAMS else [f"the image of {target} has no {program}"]
 
     def _value(self, flag, value):
         if flag in ("-c", "--container") and not self._is(value, self.containers):

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from . import ROOT, Failed, output, say
-from .container import Container
+from .container import USER, Container
 
 UPSTREAM_KEY = "upstream-key-of-the-check"
 GATEWAY_CONFIG = '[upstream]\napi_key_file = "/run/secrets/upstream/api-key"\n'
@@ -31,6 +31,7 @@ def both(images):
         fetcher(gateway_image)
         with Container(server_image, files.of_server(), {**MODEL, "DRAIN_MIN_SECONDS": "0"}) as server:
             server.wait_until(lambda: status("http://127.0.0.1:8001/health") == 200, "served its model", 120)
+            confined(server)
             with Container(gateway_image, files.of_gateway()) as gateway:
                 gateway.wait_until(lambda: status("http://127.0.0.1:9090/livez") == 200, "answered /livez", 30)
                 gateway.wait_until(lambda: status("http://127.0.0.1:9090/readyz") == 200, "found llama-server", 30)
@@ -66,6 +67,17 @@ class Files:
         ]
 
 
+def confined(server):
+    """That this check runs images as it says."""
+    told = dict(line.split(":", 1) for line in server.execute("cat", "/proc/1/status").splitlines())
+    expect("the user of llama-server is", told["Uid"].split()[0], str(USER))
+    expect("its group is", told["Gid"].split()[0], "0")
+    expect("its capabilities are", {int(told[kind], 16) for kind in ("CapBnd", "CapEff", "CapPrm")}, {0})
+    root = next(line.split() for line in server.execute("cat", "/proc/1/mounts").splitlines() if " / " in line)
+    expect("its root's first mount option is", root[3].split(",")[0], "ro")
+    say(f"llama-server runs as user {USER} of group 0, without capabilities, on a read-only root")
+
+
 def description(image):
     """User, labels and version, as the cluster and the registry read them."""
     config = json.loads((image / "image.json").read_text())
@@ -74,6 +86,9 @@ def description(image):
     labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
     expect(f"{image.name} has the version of Cargo.toml", labels["version"], version)
     expect(f"{image.name} has the title", labels["title"], image.name)
+    # The group of whatever user OpenShift chooses may write there, if no volume is mounted.
+    for folder in image.glob("rootfs/var/lib/llama-gateway"):
+        expect(f"{folder.name} has the mode", oct(folder.stat().st_mode & 0o777), "0o770")
     for label in ("description", "revision", "source", "licenses"):
         expect(f"{image.name} has the label {label}", bool(labels.get(label)), True)
 

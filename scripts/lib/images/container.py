@@ -69,7 +69,8 @@ class Container:
 
     def execute(self, *command):
         """Runs a command inside, as `kubectl exec` does, and returns its output."""
-        done = subprocess.run([*self.crun("exec"), self.name, *command], capture_output=True, text=True, check=False)
+        inside = [*self.crun("exec"), "--user", f"{USER}:0", self.name, *command]
+        done = subprocess.run(inside, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise self.failed(f"{' '.join(command)} ended with code {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -1,9 +1,11 @@
 """Rules about images, and about what builds them on OpenShift."""
 import re
 
-from .core import GATEWAY, SERVER, dig, fault, name_of, rule
+from .core import GATEWAY, SERVER, annotations_of, dig, fault, name_of, rule, strings
 
 OURS = (SERVER, GATEWAY)
+# Compute capabilities of the cards in docs/customisation.md.
+CAPABILITIES = {"t4": "75", "a10": "86", "a10g": "86", "l4": "89", "l40s": "89", "a100": "80", "h100": "90"}
 
 
 def split(image):
@@ -76,3 +78,31 @@ def build_file(overlay, project):
                         "name a Containerfile of this repository, from its root")
         if name_of(build) not in OURS:
             yield fault(build, "metadata.name", "builds none of %s" % " and ".join(OURS), "name it like its image")
+
+
+@rule("build-card")
+def build_card(overlay, project):
+    """An image without kernels for the card ends at the first request, after the build and the load."""
+    build, pod = overlay.get("BuildConfig", SERVER), overlay.pod(SERVER)
+    if not build or not pod:
+        return
+    default = re.search(r"^ARG CUDA_ARCHITECTURES=(\S+)", project.read("server-image/Containerfile"), re.MULTILINE)
+    found = {entry.get("name"): str(entry.get("value"))
+             for entry in dig(build, "spec.strategy.dockerStrategy.buildArgs", [])}
+    architectures = found.get("CUDA_ARCHITECTURES", default.group(1))
+    # Labels are like Tesla-T4 and NVIDIA-A100-SXM4-80GB.
+    labels = {text for _, text in strings(dig(pod.spec, "affinity.nodeAffinity", {}))}
+    wanted = {CAPABILITIES[word] for text in labels for word in text.lower().split("-") if word in CAPABILITIES}
+    missing = sorted(wanted - set(re.findall(r"\d+", architectures)))
+    if missing:
+        yield fault(build, "spec.strategy.dockerStrategy.buildArgs", "CUDA_ARCHITECTURES is %s, the card needs %s"
+                    % (architectures, " and ".join(missing)), "set it to %s-real (docs/customisation.md)" % missing[0])
+
+
+@rule("image-trigger")
+def image_trigger(overlay, project):
+    """A trigger restarts llama-server, which then loads its model for minutes, and the next apply undoes its change."""
+    for pod in overlay.pods:
+        if "image.openshift.io/triggers" in annotations_of(pod.owner):
+            yield fault(pod.owner, "metadata.annotations[image.openshift.io/triggers]", "changes the image by itself",
+                        "remove it: images are pinned by images: in the overlay")

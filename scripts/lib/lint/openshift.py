@@ -46,3 +46,7 @@ def route_annotations(overlay, project):
             if annotations_of(route).get(key) != wanted:
                 yield fault(route, "metadata.annotations[%s]" % key, "is %r" % annotations_of(route).get(key),
                             'set it to "%s"' % wanted)
+        for key in annotations_of(route):
+            if key.startswith(ROUTER + "rate-limit-connections"):
+                yield fault(route, "metadata.annotations[%s]" % key, "drops connections by address, without an answer",
+                            "remove it: the gateway limits by key, and says so")

@@ -81,19 +81,32 @@ def host_access(overlay, project):
 
 @rule("non-root")
 def non_root(overlay, project):
-    """The images have a numeric user; the pod says that it must not be root."""
+    """The images have a numeric user; the pod says that it must not be root, and no container says otherwise."""
     for pod in overlay.pods:
-        if dig(pod.spec, "securityContext.runAsNonRoot") is not True:
-            yield fault(pod.owner, pod.path + ".securityContext.runAsNonRoot", "is not true", "set it to true")
+        for path, context in contexts(pod):
+            pods_own = path == pod.path + ".securityContext"
+            if context.get("runAsNonRoot", not pods_own) is not True or context.get("runAsUser") == 0:
+                yield fault(pod.owner, path + ".runAsNonRoot", "lets it be root", "set it to true, and no runAsUser: 0")
 
 
 @rule("seccomp")
 def seccomp(overlay, project):
-    """The system calls that the runtime allows, and no others."""
+    """The system calls that the runtime allows, and no others, in every container."""
     for pod in overlay.pods:
-        if dig(pod.spec, "securityContext.seccompProfile.type") != "RuntimeDefault":
-            yield fault(pod.owner, pod.path + ".securityContext.seccompProfile", "is not RuntimeDefault",
-                        "set type: RuntimeDefault")
+        for path, context in contexts(pod):
+            pods_own = path == pod.path + ".securityContext"
+            if dig(context, "seccompProfile.type", None if pods_own else "RuntimeDefault") != "RuntimeDefault":
+                yield fault(pod.owner, path + ".seccompProfile", "is not RuntimeDefault", "set type: RuntimeDefault")
+
+
+@rule("volume-owner")
+def volume_owner(overlay, project):
+    """By default every start of a pod changes the owner of each file of its volumes."""
+    for pod in overlay.pods:
+        claims = any("persistentVolumeClaim" in volume for volume in pod.spec.get("volumes") or [])
+        if claims and dig(pod.spec, "securityContext.fsGroupChangePolicy") != "OnRootMismatch":
+            yield fault(pod.owner, pod.path + ".securityContext.fsGroupChangePolicy", "is not OnRootMismatch",
+                        "set it: the first container waits for minutes otherwise")
 
 
 @rule("automount")

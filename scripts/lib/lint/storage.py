@@ -54,7 +54,8 @@ def config_map(overlay, project):
 @rule("secret-name")
 def secret_name(overlay, project):
     """Secrets are not in the set: only those can be meant that scripts/deploy.sh makes."""
-    yield from _unknown(overlay, "secret", "Secret", "scripts/deploy.sh makes %s" % ", ".join(sorted(SECRETS)))
+    yield from _unknown(overlay, "secret", "Secret", "scripts/deploy.sh makes %s; one of yours: add it to SECRETS in "
+                        "scripts/lib/lint/storage.py" % ", ".join(sorted(SECRETS)))
 
 
 def _unknown(overlay, wanted, shown, hint):

@@ -102,7 +102,9 @@ def gateway_grace(overlay, project):
     pod = overlay.pod(GATEWAY)
     if pod:
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
-        needed = Settings(overlay, project).seconds("server.drain_grace") + project.last_words
+        # A hook counts against the grace, too.
+        sleeps = [dig(container.raw, "lifecycle.preStop.sleep.seconds", 0) for container in pod.main]
+        needed = Settings(overlay, project).seconds("server.drain_grace") + project.last_words + max(sleeps)
         if grace <= needed:
             yield fault(pod.owner, pod.path + ".terminationGracePeriodSeconds",
                         "is %s s, the gateway drains for %d s" % (grace, needed),

@@ -62,5 +62,8 @@ def overlaid(live, document):
 
 def check_claim(live, after):
     name = after["metadata"]["name"]
+    sizes = [int(one["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) for one in (live, after)]
+    if sizes[1] < sizes[0]:
+        raise Refused(f'The PersistentVolumeClaim "{name}" is invalid: field can not be less than previous value')
     if live["spec"].get("storageClassName") != after["spec"].get("storageClassName"):
         raise Refused(f'The PersistentVolumeClaim "{name}" is invalid: spec: Forbidden: spec is immutable after creation')

@@ -15,9 +15,12 @@ def cluster(mode):
     yield from nodes(mode)
     for name, default in (("standard", not mode("no-default-class")), ("local-nvme", False)):
         annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+        grows = {} if mode("fixed-size") else {"allowVolumeExpansion": True}
         provisioner = "kubernetes.io/no-provisioner" if name == "local-nvme" else "example.com/disks"
-        yield thing("StorageClass", name, metadata={"annotations": annotations}, provisioner=provisioner)
+        yield thing("StorageClass", name, metadata={"annotations": annotations}, provisioner=provisioner, **grows)
     if mode("plain"):
+        yield thing("IngressClass", "nginx")
+        yield thing("Gateway", "gateway", "envoy-gateway-system")
         return
     enabled = "false" if mode("no-monitoring") else "true"
     config = {"config.yaml": f"enableUserWorkload: {enabled}\n"}
@@ -25,6 +28,7 @@ def cluster(mode):
     policy = "Continue" if mode("no-monitoring") else "Abort"
     yield thing("IngressController", "default", "openshift-ingress-operator", spec={"closedClientConnectionPolicy": policy})
     state = "Removed" if mode("no-registry") else "Managed"
+    yield thing("Network", "cluster", spec={"clusterNetwork": [{"cidr": mode("network") or "10.128.0.0/14"}]})
     yield thing("Config", "cluster", spec={"managementState": state})
 
 

@@ -1,14 +1,13 @@
 """The directory that is the stand-in's cluster: files, modes and stages. See `oc`."""
 
-import json
 import os
-import signal
 import sys
 
 STATE = os.environ["STAND_IN_STATE"]
 MODES = """no-login no-rights no-namespace-rights no-node-rights no-gpu-node shared-label cordoned no-device-plugin
-small-node no-default-class no-monitoring plain no-registry build-fails build-gate diff-fails no-answer""".split()
-CLUSTER_SCOPED = {"namespace", "node", "storageclass", "config"}
+small-node network no-default-class no-monitoring plain no-registry build-fails build-gate diff-fails no-answer
+old-cli fixed-size""".split()
+CLUSTER_SCOPED = {"namespace", "node", "storageclass", "config", "network", "ingressclass"}
 
 
 class Refused(Exception):
@@ -35,6 +34,8 @@ def mode(name):
 
 
 def read_json(name, default):
+    import json
+
     try:
         with open(path(name), encoding="utf-8") as file:
             return json.load(file)
@@ -43,16 +44,17 @@ def read_json(name, default):
 
 
 def write_json(name, value):
+    import json
+
     with open(path(name + ".new"), "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, sort_keys=True)
+        file.write("\n")
     os.replace(path(name + ".new"), path(name))
 
 
 def yaml():
     # The interpreter starts without site-packages, since most calls need none and there are many.
-    import site
-
-    site.main()
+    sys.path.append(os.environ["STAND_IN_PACKAGES"])
     import yaml as module
 
     return module
@@ -90,7 +92,7 @@ def stage_number(deployment):
 
 
 def stage_of(deployment):
-    number = stage_number(deployment)
+    number = min(stage_number(deployment), len(stages(deployment)) - 1)
     return ("new", "") if number < 0 else stages(deployment)[number]
 
 
@@ -116,5 +118,7 @@ def open_gate():
 
 
 def wait_for_the_end():
+    import signal
+
     while True:
         signal.pause()

@@ -102,7 +102,11 @@ async fn perform(command: &Command, get: &dyn Fn(&str) -> Option<String>) -> Res
             let parameters = Parameters::read(get)?;
             let volume = Volume::open(&parameters.models_dir)?;
             let _lock = volume.try_lock()?.ok_or_else(|| Fault::Locked(parameters.models_dir.clone()))?;
-            prune::delete(&prune::others(&volume, &parameters.model)?)
+            let others = prune::others(&volume, &parameters.model)?;
+            if others.is_empty() {
+                tracing::info!("nothing to delete: there is no other model");
+            }
+            prune::delete(&others)
         }
         Command::Check { discard } => {
             let parameters = Parameters::read(get)?;
@@ -113,9 +117,33 @@ async fn perform(command: &Command, get: &dyn Fn(&str) -> Option<String>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn every_parameter_is_in_the_help_and_in_the_document() {
+        let asked = RefCell::new(BTreeSet::new());
+        let get = |name: &str| {
+            asked.borrow_mut().insert(name.to_owned());
+            match name {
+                "MODEL_REPO" => Some("o/n".to_owned()),
+                "QUANT_TYPE" => Some("Q8_0".to_owned()),
+                _ => None,
+            }
+        };
+        Parameters::read(&get).unwrap();
+        let document = include_str!("../../../docs/model-fetcher.md");
+        let asked = asked.into_inner();
+        assert!(asked.len() > 10, "{asked:?}");
+        for name in asked {
+            assert!(ENVIRONMENT.contains(&format!("  {name} ")), "{name} is not in the help");
+            assert!(document.contains(&format!("| `{name}` |")), "{name} is not in docs/model-fetcher.md");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {

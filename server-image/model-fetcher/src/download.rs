@@ -63,11 +63,8 @@ impl Downloader {
             let result = self.attempt(url, file, sink).await;
             // Also what came before the connection broke.
             sink.flush().await?;
-            if sink.offset() > before {
-                attempts.progress();
-            }
             if let Err(trouble) = result {
-                attempts.failed(trouble).await?;
+                attempts.failed(trouble, sink.offset() > before).await?;
             }
         }
         Ok(())

@@ -119,7 +119,7 @@ async fn ask<T: DeserializeOwned>(
                 let value = serde_json::from_slice(&body).map_err(|error| nonsense(what, &error.to_string()))?;
                 return Ok((value, next));
             }
-            Err(trouble) => attempts.failed(trouble).await?,
+            Err(trouble) => attempts.failed(trouble, false).await?,
         }
     }
 }

@@ -76,12 +76,13 @@ impl Parameters {
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, Fault> {
         let text = |name, default: &str| value(get, name).unwrap_or_else(|| default.to_owned());
         let endpoint = text("HF_ENDPOINT", "https://huggingface.co");
-        let endpoint = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let endpoint = Url::parse(&endpoint).ok().filter(is_endpoint);
         let endpoint = endpoint.ok_or_else(|| Fault::Parameter {
             name: "HF_ENDPOINT",
             // Not the value: it may hold a password.
-            problem: "is not an address".to_owned(),
-            hint: "set the mirror's address, such as https://mirror.example.com, or leave it unset for Hugging Face",
+            problem: "is not an address, or has a user in it".to_owned(),
+            hint: "set the mirror's address, such as https://mirror.example.com, or leave it unset for Hugging Face; \
+                   what it wants to know of the user goes into HF_TOKEN_FILE",
         })?;
         Ok(Self {
             model: Model::read(get)?,
@@ -111,6 +112,11 @@ pub fn models_dir(get: &dyn Fn(&str) -> Option<String>) -> PathBuf {
 /// The model alone, if one is named.
 pub fn configured_model(get: &dyn Fn(&str) -> Option<String>) -> Option<Model> {
     Model::read(get).ok()
+}
+
+/// Addresses are made from it and shown: a password must not be in it.
+fn is_endpoint(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
 }
 
 /// A name that is no path and hides nothing: it becomes part of one.
@@ -205,8 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_a_password_is_not_repeated() {
-        let told = read(&[("HF_ENDPOINT", "ftp://user:secret@mirror")]).unwrap_err().to_string();
-        assert!(!told.contains("secret"), "{told}");
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for address in ["https://user:secret@mirror", "https://:secret@mirror", "https://secret@mirror"] {
+            let told = read(&[("HF_ENDPOINT", address)]).unwrap_err().to_string();
+            assert!(told.starts_with("HF_ENDPOINT: ") && !told.contains("secret"), "{told}");
+        }
     }
 }

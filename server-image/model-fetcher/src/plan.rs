@@ -92,7 +92,9 @@ impl Plan {
             rename(&dir.join(name), &dir.join(partial))?;
         }
         for name in &self.strangers {
-            tracing::warn!("{} is not part of the model; llama-server needs to be told which to load", name);
+            tracing::warn!(
+                "{name} is not part of the model: if llama-server cannot tell which file to load, delete it"
+            );
         }
         record.begin(dir)
     }

@@ -71,21 +71,16 @@ impl<'a> Attempts<'a> {
         Self { patience, what, failed: 0 }
     }
 
-    /// Something came: earlier failures do not count any more.
-    pub fn progress(&mut self) {
-        self.failed = 0;
-    }
-
-    /// Waits after a failure.
+    /// Waits after an attempt that failed. If something came before that, neither it nor earlier ones count.
     ///
     /// # Errors
     /// When another attempt cannot help, or too many failed in a row.
-    pub async fn failed(&mut self, trouble: Trouble) -> Result<(), Fault> {
+    pub async fn failed(&mut self, trouble: Trouble, progressed: bool) -> Result<(), Fault> {
         let (cause, after) = match trouble {
             Trouble::Final(fault) => return Err(fault),
             Trouble::Again { cause, after } => (cause, after),
         };
-        self.failed += 1;
+        self.failed = if progressed { 0 } else { self.failed + 1 };
         if self.failed >= self.patience.attempts {
             return Err(Fault::GaveUp { what: self.what.to_owned(), attempts: self.failed, cause });
         }
@@ -97,7 +92,7 @@ impl<'a> Attempts<'a> {
 
     /// Between half of the pause and all of it: many fetchers that failed together do not come back together.
     fn pause(&self, after: Option<Duration>, fraction: f64) -> Duration {
-        let doubled = self.patience.first_pause.saturating_mul(1 << (self.failed - 1).min(20));
+        let doubled = self.patience.first_pause.saturating_mul(1 << self.failed.saturating_sub(1).min(20));
         let own = doubled.min(self.patience.longest_pause).mul_f64(0.5 + fraction / 2.0);
         own.max(after.unwrap_or_default().min(LONGEST_ASKED_PAUSE))
     }
@@ -119,17 +114,15 @@ mod tests {
         let patience = Patience { attempts: 4, ..Patience::default() };
         let mut attempts = Attempts::new(&patience, "a.gguf");
         let began = Instant::now();
-        for cause in ["one", "two"] {
-            attempts.failed(Trouble::again(cause)).await.unwrap();
+        for (cause, progressed) in
+            [("one", false), ("two", false), ("three", true), ("four", false), ("five", false), ("six", false)]
+        {
+            attempts.failed(Trouble::again(cause), progressed).await.unwrap();
         }
-        attempts.progress();
-        for cause in ["three", "four", "five"] {
-            attempts.failed(Trouble::again(cause)).await.unwrap();
-        }
-        // 1 + 2, and after the progress 1 + 2 + 4, each at least by half.
+        // 1 + 2, after the progress 1, then 1 + 2 + 4, each at least by half.
         let waited = began.elapsed().as_secs_f64();
-        assert!((5.0..=10.1).contains(&waited), "{waited}");
-        let fault = attempts.failed(Trouble::again("connection refused")).await.unwrap_err();
+        assert!((5.5..=11.1).contains(&waited), "{waited}");
+        let fault = attempts.failed(Trouble::again("connection refused"), false).await.unwrap_err();
         assert_eq!(fault.exit_code(), 5);
         let told = fault.to_string();
         assert!(told.contains("gave up on a.gguf after 4 attempts") && told.contains("connection refused"), "{told}");
@@ -156,7 +149,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fault_ends_it_at_once() {
         let patience = Patience::default();
-        let fault = Attempts::new(&patience, "a").failed(Fault::Space("full".to_owned()).into()).await.unwrap_err();
+        let fault =
+            Attempts::new(&patience, "a").failed(Fault::Space("full".to_owned()).into(), true).await.unwrap_err();
         assert!(matches!(fault, Fault::Space(_)));
     }
 }

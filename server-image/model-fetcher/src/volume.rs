@@ -180,11 +180,6 @@ fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, Fault> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.collect::<Result<_, _>>().map_err(fault),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        // `lost+found` of a volume's root belongs to root.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            tracing::warn!("cannot read {}: passed over", dir.display());
-            Ok(Vec::new())
-        }
         Err(error) => Err(fault(error)),
     }
 }
