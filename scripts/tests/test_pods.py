@@ -71,6 +71,15 @@ class Outside(unittest.TestCase):
             process.wait(DEADLINE)
         self.nothing_is_left()
 
+    def test_a_run_that_fails_shows_the_log_and_leaves_nothing(self):
+        with tempfile.TemporaryDirectory() as empty:
+            run = pods("run", OVERLAY, "--images", self.images, "--models", empty)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("init container kimi-k2-llamacpp-2-fetch-model ended with code", run.stderr)
+        self.assertIn("--- the end of kimi-k2-llamacpp-2-fetch-model.log:\n", run.stderr)
+        self.assertEqual(list((ROOT / ".cache").glob("pods-*/pods")), [])
+        self.nothing_is_left()
+
     def test_without_a_run_there_is_nothing_to_get_into(self):
         run = pods("exec", GATEWAY, "--", "id")
         self.assertEqual(run.returncode, 1)
@@ -206,10 +215,10 @@ class Draining(Inside):
             slow.release()
             self.assertEqual(stream.wait_over(), "data: [DONE]")
         ending = deletion.result(DEADLINE)
-        self.assertEqual((ending.killed, ending.hook_problem), (False, None), ending)
+        self.assertEqual((ending.code, ending.killed, ending.hook_problem), (0, False, None), ending)
         self.assertLess(ending.seconds, ending.grace)
         self.assertIn("drain: nothing is processed any more", self.llama_server.container.log.read_text())
-        self.assertEqual(self.states(), {}, "the gateway has forgotten it")
+        until(lambda: self.states() == {}, "the gateway to forget it")
 
         # As Recreate does: the next pod comes when the old one is gone.
         fresh = self.cluster.create(LLAMA_SERVER)
@@ -487,7 +496,7 @@ if __name__ == "__main__":
         setup.add_secrets(RENDERED)
         ALL = {folder.name: render(folder.name) for folder in sorted((ROOT / "manifests" / "overlays").iterdir())}
         MODELS = {name: setup.fetch(name) for name in ("model", "tiny-model")}
-        FOLDER = Path(tempfile.mkdtemp(prefix="pods-", dir=ROOT / ".cache"))
+        FOLDER = Path(tempfile.mkdtemp(prefix="test-pods-", dir=ROOT / ".cache"))
         sandbox.enter(ended=lambda: shutil.rmtree(FOLDER, ignore_errors=True))
         del load_tests, Outside
     unittest.main()
