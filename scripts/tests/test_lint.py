@@ -13,10 +13,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 
-from lint import command, core, render, units  # noqa: E402
+from lint import command, core, units  # noqa: E402
 from lint.core import GATEWAY, SERVER  # noqa: E402
 from lint.project import Project, parse_settings  # noqa: E402
 
@@ -30,7 +32,7 @@ TREE_MUTATIONS = []  # (rule, function that breaks the files below a root)
 
 
 def setUpModule():
-    GOOD.update({overlay.name: overlay for overlay in render.load([ROOT / "manifests/overlays"])})
+    GOOD.update({overlay.name: overlay for overlay in command.load([ROOT / "manifests/overlays"])})
     BEFORE.update({name: set(core.run(overlay, PROJECT)) for name, overlay in GOOD.items()})
 
 
@@ -1112,7 +1114,7 @@ class TheCommand(unittest.TestCase):
             file = Path(folder) / (OPENSHIFT + ".yaml")
             broken = Set(GOOD[OPENSHIFT])
             broken.of("Route")["metadata"]["annotations"][ROUTER + "timeout"] = "30min"
-            file.write_text(render.yaml.safe_dump_all(broken.objects))
+            file.write_text(yaml.safe_dump_all(broken.objects))
             code, out, _ = self.run_it(file)
         self.assertEqual(1, code)
         self.assertIn("openshift-kimi-k2-t4: Route/kimi-k2-llamacpp metadata.annotations[%stimeout]: the router drops "
