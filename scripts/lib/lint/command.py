@@ -11,7 +11,7 @@ from . import (  # noqa: F401, each module registers its rules
     gateway, images, monitoring, network, objects, openshift, probes, references, resources, security, storage, timing,
     tree)
 from .core import RULES, TREE_RULES, Overlay, run, run_tree
-from .project import Project
+from .project import Project, ProjectError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -19,19 +19,19 @@ ROOT = Path(__file__).resolve().parents[3]
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="lint-manifests", description="Looks for faults of the manifests that no schema sees.")
-    parser.add_argument("path", nargs="*", help="an overlay, a folder of overlays, or a file of objects whose name "
-                        "begins like an overlay's; without any: manifests/overlays, and the files of manifests/")
+    parser.add_argument("path", nargs="*", help="an overlay, a folder of overlays, or a file of objects; "
+                        "without any: manifests/overlays, and the files of manifests/")
     paths = parser.parse_args(arguments).path
     project = Project(ROOT)
     try:
         overlays = load(paths or [ROOT / "manifests/overlays"])
-    except RenderError as error:
+        began = time.monotonic()
+        faults = [] if paths else list(run_tree(project))
+        for overlay in overlays:
+            faults += run(overlay, project)
+    except (RenderError, ProjectError) as error:
         print("lint-manifests: %s" % error, file=sys.stderr)
         return 2
-    began = time.monotonic()
-    faults = [] if paths else list(run_tree(project))
-    for overlay in overlays:
-        faults += run(overlay, project)
     for line in told(faults):
         print(line)
     print("lint-manifests: %d faults; %d overlays, %d objects, %d rules, %.2f s beside kustomize" % (
