@@ -55,7 +55,7 @@ class Settings:
 
 @rule("settings-file")
 def settings_file(overlay, project):
-    """What is not read here is taken for its default. Whether settings are right, scripts/manifests asks the gateway."""
+    """What is not read here is taken for its default. Whether it is right, scripts/manifests asks the gateway."""
     thing = overlay.get("ConfigMap", CONFIG_MAP)
     path = "data[%s]" % FILE
     if not thing or FILE not in dig(thing, "data", {}):
@@ -64,10 +64,11 @@ def settings_file(overlay, project):
     settings = Settings(overlay, project)
     for line in settings.strange:
         yield fault(thing, path, "line %d is not understood" % line,
-                    "write tables, and keys with texts, numbers and lists, which scripts/lib/lint/project.py reads")
+                    "write tables, and keys with texts, numbers or lists, as scripts/lib/lint/project.py reads")
     for key in ("timeouts.total", "server.drain_grace"):
         if setting_seconds(settings.value(key)) is None:
-            yield fault(thing, path, "%s: %r is no duration" % (key, settings.value(key)), 'write it like "2h" or "90s"')
+            yield fault(thing, path, "%s: %r is no duration" % (key, settings.value(key)),
+                        'write it like "2h" or "90s"')
 
 
 @rule("listen-address")
