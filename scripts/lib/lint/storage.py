@@ -114,6 +114,16 @@ def volume_mounts(overlay, project):
             yield fault(pod.owner, "%s.volumes[%s]" % (pod.path, name), "no container mounts it", "remove it")
 
 
+@rule("tmp")
+def tmp(overlay, project):
+    """Both programs and the scripts around them write to /tmp, and the root is read-only."""
+    for pod, container in overlay.containers():
+        if not any(mount["mountPath"].rstrip("/") == "/tmp" and not mount.get("readOnly")
+                   for mount in container.raw.get("volumeMounts") or []):
+            yield fault(pod.owner, container.path + ".volumeMounts", "/tmp cannot be written",
+                        "mount an emptyDir there")
+
+
 @rule("sub-path")
 def sub_path(overlay, project):
     """A subPath that names no key of its ConfigMap or Secret becomes an empty directory."""
