@@ -95,6 +95,14 @@ class Inside(unittest.TestCase):
 
     model = "tiny-model"
 
+    def run(self, result=None):
+        """Shows the ends of the logs if the test fails."""
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before and getattr(self, "cluster", None):
+            for log in sorted(self.cluster.logs.iterdir()):
+                print(f"--- the end of {log.name}:", *log.read_text(errors="replace").splitlines()[-25:], sep="\n")
+
     def start(self, change=lambda manifest: None, as_on_openshift=True):
         """A cluster of the overlay, with what `change` does to its objects."""
         manifest = Manifest(copy.deepcopy(RENDERED.objects))
@@ -193,15 +201,26 @@ class TheOverlay(Inside):
 
 
 class Draining(Inside):
-    """Pods that end while a stream runs."""
+    """Pods that end while a stream runs. (Only how long one may be is not as the manifests have it.)"""
+
+    def start(self, change=lambda manifest: None, **options):
+        def changes(manifest):
+            manifest.get("ConfigMap", "kimi-k2-llamacpp-config")["data"] |= {"CTX_SIZE": "16384", "THREADS": "1"}
+            data = manifest.get("ConfigMap", "kimi-k2-gateway-config")["data"]
+            data["gateway.toml"], times = re.subn("(?m)^max_output_tokens = .*", "max_output_tokens = 8192",
+                                                  data["gateway.toml"])
+            self.assertEqual(times, 1)
+            change(manifest)
+
+        return super().start(changes, **options)
 
     def test_llama_server_finishes_its_stream_and_gets_nothing_new(self):
         self.start_both()
         name = SERVICE.format(LLAMA_SERVER)
         address = f"{self.llama_server.address}:8001"
         self.assertEqual(self.cluster.addresses(name), [self.llama_server.address])
-        with Stream(self.gateway, self.key) as stream, Slow(self.llama_server, stream) as slow:
-            stream.wait_begun()
+        stream = Stream(self.gateway, self.key)
+        with stopped(self.llama_server):
             deletion = self.in_background(self.llama_server.delete)
             until(lambda: self.cluster.addresses(name) == [], "the name to lose its address")
             until(lambda: self.states().get(address) == "leaving", "the gateway to notice")
@@ -212,8 +231,7 @@ class Draining(Inside):
             self.assertTrue(self.gateway.ready, "clients are to be told by the gateway")
             self.assertFalse(stream.over.is_set())
             self.assertFalse(deletion.done(), "preStop waits for the stream")
-            slow.release()
-            self.assertEqual(stream.wait_over(), "data: [DONE]")
+        self.assertEqual(stream.wait_over(), "data: [DONE]")
         ending = deletion.result(DEADLINE)
         self.assertEqual((ending.code, ending.killed, ending.hook_problem), (0, False, None), ending)
         self.assertLess(ending.seconds, ending.grace)
@@ -230,8 +248,8 @@ class Draining(Inside):
 
     def test_the_gateway_finishes_its_stream_refuses_new_requests_and_ends_by_itself(self):
         self.start_both()
-        with Stream(self.gateway, self.key) as stream, Slow(self.llama_server, stream) as slow:
-            stream.wait_begun()
+        stream = Stream(self.gateway, self.key)
+        with stopped(self.llama_server):
             deletion = self.in_background(self.gateway.delete)
             until(lambda: self.status("/readyz") == 503, "the gateway to drain")
             self.assertEqual(self.cluster.addresses(SERVICE.format(GATEWAY)), [])
@@ -240,8 +258,7 @@ class Draining(Inside):
             self.assertEqual((status, refusal["error"]["code"]), (503, "draining"), refusal)
             self.assertFalse(stream.over.is_set())
             self.assertFalse(deletion.done())
-            slow.release()
-            self.assertEqual(stream.wait_over(), "data: [DONE]")
+        self.assertEqual(stream.wait_over(), "data: [DONE]")
         ending = deletion.result(DEADLINE)
         self.assertEqual((ending.code, ending.killed), (0, False), ending)
         self.assertLess(ending.seconds, ending.grace)
@@ -256,8 +273,8 @@ class Draining(Inside):
             pod_of(manifest, GATEWAY)["terminationGracePeriodSeconds"] = 1
 
         self.start_both(change)
-        with Stream(self.gateway, self.key) as stream, Slow(self.llama_server, stream):
-            stream.wait_begun()
+        stream = Stream(self.gateway, self.key)
+        with stopped(self.llama_server):
             ending = self.gateway.delete()
             self.assertEqual((ending.code, ending.killed), (128 + signal.SIGKILL, True), ending)
             self.assertGreaterEqual(ending.seconds, ending.grace)
@@ -355,33 +372,26 @@ def container_of(manifest, deployment):
 class Stream:
     """A chat whose reply is read as it comes, in a thread of its own. It ends at its output cap only."""
 
+    # Seconds, even for the tiny model: time to stop llama-server in between.
+    TOKENS = 6000
+
     def __init__(self, gateway, key):
         self.connection = http.client.HTTPConnection(gateway.address, 8080, timeout=DEADLINE)
-        body = chat({"stream": True, "ignore_eos": True, "max_tokens": 1500})
+        body = chat({"stream": True, "ignore_eos": True, "max_tokens": self.TOKENS})
         self.connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {key}"})
         self.events, self.last, self.over = 0, "", threading.Event()
-        self.thread = threading.Thread(target=self.read, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.connection.close()
+        threading.Thread(target=self.read, daemon=True).start()
+        until(lambda: self.events > 3 or self.over.is_set(), "the stream to begin")
 
     def read(self):
         try:
-            for line in self.connection.getresponse():
-                if line.startswith(b"data: "):
-                    self.events, self.last = self.events + 1, line.decode().strip()
-        # http.client has no answer of its own to being closed by another thread.
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+            with contextlib.closing(self.connection):
+                for line in self.connection.getresponse():
+                    if line.startswith(b"data: "):
+                        self.events, self.last = self.events + 1, line.decode().strip()
+        except (OSError, http.client.HTTPException) as error:
             self.last = f"{type(error).__name__}: {error}"
         self.over.set()
-
-    def wait_begun(self):
-        until(lambda: self.events > 3 or self.over.is_set(), "the stream to begin")
-        assert not self.over.is_set(), self.last
 
     def wait_over(self):
         """The last that was read."""
@@ -389,34 +399,15 @@ class Stream:
         return self.last
 
 
-class Slow:
-    """Lets a llama-server run only now and then, and not to the end of a stream, until it is released."""
-
-    ENOUGH = 800  # events of the 1,500
-
-    def __init__(self, pod, stream):
-        self.process, self.stream, self.released = pod.container.process_id(), stream, threading.Event()
-        self.thread = threading.Thread(target=self.pulse, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.release()
-
-    def release(self):
-        self.released.set()
-        self.thread.join()
-
-    def pulse(self):
-        while not self.released.is_set():
-            if self.stream.events < self.ENOUGH:
-                os.kill(self.process, signal.SIGCONT)
-                self.released.wait(0.002)
-            os.kill(self.process, signal.SIGSTOP)
-            self.released.wait(0.1)
-        os.kill(self.process, signal.SIGCONT)
+@contextlib.contextmanager
+def stopped(pod):
+    """Its process does nothing meanwhile, so that a stream cannot end before its time."""
+    process = pod.container.process_id()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def chat(options):
