@@ -38,6 +38,8 @@ def parse(text, place):
         objects = [thing for thing in yaml.load_all(text, Loader=yaml.CSafeLoader) if thing is not None]
     except yaml.YAMLError as error:
         raise RenderError("%s: %s\nhint: it must be YAML" % (place, str(error).replace("\n", " "))) from None
-    if not objects or not all(isinstance(thing, dict) and thing.get("kind") for thing in objects):
-        raise RenderError("%s: holds no objects of Kubernetes, or others too\nhint: each needs a kind" % place)
+    if not objects or not all(isinstance(thing, dict) and thing.get("apiVersion") and thing.get("kind")
+                              and isinstance(thing.get("metadata"), dict) for thing in objects):
+        raise RenderError("%s: holds no objects of Kubernetes, or others too\n"
+                          "hint: each needs apiVersion, kind and metadata" % place)
     return objects

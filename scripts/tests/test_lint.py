@@ -154,6 +154,11 @@ def a_selector_of_other_pods(good):
     good.get("Deployment", GATEWAY)["spec"]["selector"]["matchLabels"]["app"] = "gateway"
 
 
+@breaks("workload-selector")
+def a_selector_of_nothing(good):
+    good.get("Deployment", GATEWAY)["spec"]["selector"]["matchLabels"] = {}
+
+
 @breaks("service-selector")
 def a_service_without_pods(good):
     good.add({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "namespace": NAMESPACE},
@@ -296,6 +301,12 @@ def a_mount_without_a_volume(good):
 @breaks("volume")
 def a_volume_that_nobody_mounts(good):
     good.pod(GATEWAY)["volumes"].append({"name": "x", "emptyDir": {}})
+
+
+@breaks("volume")
+def a_volume_of_nothing(good):
+    volume = next(volume for volume in good.pod(GATEWAY)["volumes"] if volume["name"] == "tmp")
+    del volume["emptyDir"]
 
 
 @breaks("volume")
@@ -572,6 +583,11 @@ def a_budget_of_nothing(good):
 
 
 @breaks("disruption-budget")
+def a_budget_of_all_pods(good):
+    good.of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] = {}
+
+
+@breaks("disruption-budget")
 def a_budget_of_no_pods(good):
     good.of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"]["app"] = "typo"
 
@@ -812,6 +828,11 @@ def a_parameter_that_is_not_to_be_found(good):
     del good.parameters()["THREADS"]
 
 
+@breaks("parameter-name")
+def a_download_without_parameters(good):
+    del good.pod(SERVER)["initContainers"][0]["envFrom"]
+
+
 # ---- probes
 
 @breaks("probe-path")
@@ -837,6 +858,11 @@ def five_minutes_to_load_247_gigabytes(good):
 @breaks("liveness-patience")
 def a_server_that_is_killed_when_it_is_busy(good):
     good.container(SERVER)["livenessProbe"]["failureThreshold"] = 1
+
+
+@breaks("liveness-patience")
+def a_server_that_is_killed_when_it_answers_late(good):
+    del good.container(SERVER)["livenessProbe"]["timeoutSeconds"]
 
 
 @breaks("gateway-probes")
@@ -1307,7 +1333,8 @@ class PeoplesOwnOverlays(unittest.TestCase):
                 self.assertEqual(set(), set(core.run(self.overlays[name], PROJECT)))
 
     def test_those_in_documents_have_no_fault_either(self):
-        self.assertEqual({"documented-ours", "documented-openshift-mine-t4", "documented-card"}, set(self.documented))
+        self.assertIn("documented-card", self.documented)
+        self.assertGreaterEqual(len(self.documented), 3, "docs/manifests.md and docs/customisation.md have one each")
         schemas = manifests.own_schemas()
         for name in self.documented:
             with self.subTest(overlay=name):
@@ -1410,7 +1437,7 @@ class TheCommand(unittest.TestCase):
             (root / "broken").mkdir()
             (root / "broken/kustomization.yaml").write_text("resources: [missing.yaml]\n")
             (root / "a.yaml").write_text("a: [\n")
-            (root / "b.yaml").write_text("no: kind\n")
+            (root / "b.yaml").write_text("kind: ConfigMap\nmetadata: {name: x}\n")
             for path, text in ((root / "none", "has no kustomization.yaml"), (root / "broken", "missing.yaml"),
                                (root / "a.yaml", "it must be YAML"), (root / "b.yaml", "holds no objects")):
                 code, _, err = self.run_it(path)

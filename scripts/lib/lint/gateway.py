@@ -179,7 +179,7 @@ def same_upstream_key(overlay, project):
 
 @rule("parameter-name")
 def parameter_name(overlay, project):
-    """A parameter that nobody reads is a setting that does nothing; one that is not in the file is not found."""
+    """A parameter that nobody reads or gets does nothing; one that is not in the file is not found."""
     thing = overlay.get("ConfigMap", PARAMETERS_MAP)
     if not thing:
         yield fault("ConfigMap/" + PARAMETERS_MAP, "data", "is missing", "add it")
@@ -191,3 +191,8 @@ def parameter_name(overlay, project):
                         "docs/llama-server.md and docs/model-fetcher.md have the parameters")
     for name in sorted(TUNED - set(dig(thing, "data", {}))):
         yield fault(thing, "data[%s]" % name, "is missing: who tunes the server looks here", "add it with its default")
+    pod = overlay.pod(SERVER)
+    for container in pod.containers if pod else []:
+        if not container_env(overlay, container).get("MODEL_REPO"):
+            yield fault(pod.owner, container.path + ".envFrom", "the container does not get the parameters",
+                        "take them from the ConfigMap %s" % PARAMETERS_MAP)

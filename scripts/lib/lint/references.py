@@ -35,8 +35,8 @@ def service_port(overlay, kind, service, port):
 def workload_selector(overlay, project):
     """A Deployment finds its own pods."""
     for pod in overlay.pods:
-        selector = dig(pod.owner, "spec.selector")
-        if selector and not matches(selector, pod.labels):
+        selector = dig(pod.owner, "spec.selector", {})
+        if not any(selector.values()) or not matches(selector, pod.labels):
             yield fault(pod.owner, "spec.selector", "does not match the labels of its own pods",
                         "make matchLabels a part of spec.template.metadata.labels")
 

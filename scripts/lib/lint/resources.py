@@ -132,7 +132,7 @@ def claims_of(pod):
 def of_one_node(overlay):
     """The names of the claims that only one node can use at a time."""
     return {name_of(thing) for thing in overlay.of("PersistentVolumeClaim")
-            if not set(dig(thing, "spec.accessModes", [])) <= {"ReadWriteMany", "ReadOnlyMany"}}
+            if not {"ReadWriteMany", "ReadOnlyMany"} & set(dig(thing, "spec.accessModes", []))}
 
 
 @rule("disruption-budget")
@@ -140,8 +140,9 @@ def disruption_budget(overlay, project):
     """A budget that cannot be kept blocks the drain of a node for ever; one that selects nothing does nothing."""
     for thing in overlay.of("PodDisruptionBudget"):
         spec = thing.get("spec") or {}
-        pods = overlay.pods_of(spec.get("selector") or {})
-        if not pods or not spec.get("selector"):
+        selector = spec.get("selector") or {}
+        pods = overlay.pods_of(selector)
+        if not pods or not any(selector.values()):
             yield fault(thing, "spec.selector", "selects the pods of no workload", "select a label of its pods")
         if "minAvailable" in spec and "maxUnavailable" in spec:
             yield fault(thing, "spec", "has minAvailable and maxUnavailable", "keep maxUnavailable: 1")

@@ -95,7 +95,7 @@ def claim(overlay, project):
 
 @rule("volume")
 def volume_mounts(overlay, project):
-    """Every mount has a volume, every volume a mount, every directory one mount."""
+    """Every mount has a volume, every volume a mount and a source, every directory one mount."""
     for pod in overlay.pods:
         volumes = {volume.get("name") for volume in pod.spec.get("volumes") or []}
         mounted = set()
@@ -110,6 +110,10 @@ def volume_mounts(overlay, project):
                     yield fault(pod.owner, container.path + ".volumeMounts", "two mounts at %s" % mount["mountPath"],
                                 "remove one")
                 places.add(mount["mountPath"])
+        for volume in pod.spec.get("volumes") or []:
+            if set(volume) <= {"name"}:
+                yield fault(pod.owner, "%s.volumes[%s]" % (pod.path, volume.get("name")), "has no source",
+                            "name a claim, ConfigMap or Secret, or make it emptyDir: {}")
         for name in sorted(volumes - mounted):
             yield fault(pod.owner, "%s.volumes[%s]" % (pod.path, name), "no container mounts it", "remove it")
 
