@@ -3,6 +3,9 @@
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key or are
 //! named by the token of a configured issuer, models that are served. Nothing that a client sends becomes a label.
 
+#[cfg(test)]
+mod document;
+
 use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
@@ -49,6 +52,13 @@ macro_rules! metrics {
                     registry.register(Box::new($name.clone()))?;
                 )+
                 Ok(Self { registry, scraping: Mutex::new(()), $($name),+ })
+            }
+
+            /// What each metric says of itself, and its type.
+            #[cfg(test)]
+            fn described(&self) -> Vec<(prometheus::core::Desc, &'static str)> {
+                use prometheus::core::Collector;
+                vec![$( (self.$name.desc()[0].clone(), stringify!($type)) ),+]
             }
         }
     };

@@ -1,6 +1,6 @@
-"""One pinned PyPI wheel, downloaded by pip, checked by its hash and unpacked below `.cache/`.
+"""One pinned PyPI package, downloaded by pip, checked by its hash and unpacked below `.cache/`.
 
-Takes: name, version, sha256 and size of a wheel.
+Takes: name, version, sha256 and size of a wheel, or of a source package.
 Gives: the folder it is unpacked in. Progress goes to stderr.
 """
 
@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
+FORMS = {"wheel": (".whl", "zip"), "source": (".tar.gz", "gztar")}
 
 
 class Missing(Exception):
@@ -25,8 +25,8 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def unpacked(name, version, sha256, megabytes, check=None):
-    """Returns the folder of the unpacked wheel, after downloading it if it is not there yet.
+def unpacked(name, version, sha256, megabytes, check=None, kind="wheel"):
+    """Returns the folder of the unpacked package, after downloading it if it is not there yet.
 
     `check(folder)` may raise `Missing` while the folder is still temporary. The folder gets its
     final name last, so that one that exists is whole, also when a run was interrupted.
@@ -35,11 +35,11 @@ def unpacked(name, version, sha256, megabytes, check=None):
     if folder.is_dir():
         return folder
     with temporary() as work:
-        download(f"{name}=={version}", sha256, megabytes, work)
-        (wheel,) = work.glob("*.whl")
+        download(name, version, sha256, megabytes, work, kind)
+        suffix, form = FORMS[kind]
+        (archive,) = work.glob(f"*{suffix}")
         fresh = work / "unpacked"
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(fresh)
+        shutil.unpack_archive(archive, fresh, form)
         if check:
             check(fresh)
         keep(fresh, folder)
@@ -66,11 +66,14 @@ def keep(fresh, final):
             raise
 
 
-def download(requirement, sha256, megabytes, work):
+def download(name, version, sha256, megabytes, work, kind):
+    requirement = f"{name}=={version}"
     say(f"downloading {requirement} from the Python package index ({megabytes} MB) ...")
     pinned = work / "requirements.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-    command = [*pip(), "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    command = [*pip(), "download", "--no-deps", "--require-hashes"]
+    # Of a source package, pip asks the package's own build tools for its metadata; these may be wheels.
+    command += ["--only-binary=:all:"] if kind == "wheel" else ["--no-binary", name]
     command += ["--disable-pip-version-check", "--dest", str(work), "--requirement", str(pinned)]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
         raise Missing(f"pip could not download {requirement}: its message is above")

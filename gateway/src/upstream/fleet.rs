@@ -4,12 +4,12 @@
 //! replica is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dns_lookup::LookupErrorKind;
 use http::uri::Authority;
-use tokio::net::lookup_host;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,9 @@ use crate::queue::ReplicaId;
 
 /// Addresses of one name that are used, the lowest ones.
 const MAX_ADDRESSES: usize = 256;
+/// How many times in a row a name must be said to have no address until that is believed: a resolver that has just been
+/// started may not know it yet.
+const GONE_AFTER: u32 = 2;
 
 /// All replicas.
 pub(super) struct Fleet {
@@ -103,6 +106,7 @@ impl Fleet {
 
     /// Looks a name up again and again, until it is dropped.
     async fn resolve(self: Arc<Self>, place: usize, name: Authority) {
+        let mut gone = 0;
         let mut failing = false;
         loop {
             match look_up(&name).await {
@@ -110,16 +114,21 @@ impl Fleet {
                     if failing {
                         info!(%name, addresses = addresses.len(), "the name has addresses again");
                     }
-                    failing = false;
+                    (failing, gone) = (false, 0);
                     self.found(place, addresses);
                 }
-                Err(problem) => {
+                Err(nothing) => {
                     self.failed_lookups.fetch_add(1, Ordering::Relaxed);
+                    gone = if matches!(nothing, Nothing::Gone(_)) { gone + 1 } else { 0 };
                     if !failing {
+                        let (Nothing::Gone(problem) | Nothing::Unknown(problem)) = &nothing;
                         warn!(%name, problem, "the name has no address: the replicas that are known are kept");
                     }
                     failing = true;
-                    self.found_nothing();
+                    if gone == GONE_AFTER {
+                        info!(%name, "the name still has no address: its replicas finish what they have");
+                    }
+                    if gone >= GONE_AFTER { self.found(place, BTreeSet::new()) } else { self.found_nothing() }
                 }
             }
             sleep(self.config.resolve_interval).await;
@@ -198,12 +207,28 @@ impl Members {
     }
 }
 
+/// Why a look-up gave no address.
+enum Nothing {
+    /// Who is to know says that there is none: all pods of a headless Service are ending or not ready.
+    Gone(String),
+    /// Nobody could say.
+    Unknown(String),
+}
+
 /// The addresses of a name, at least one. If it has some of both families only those of IPv4: a host with both would be
 /// two replicas, and would get twice the requests that it has slots for.
-async fn look_up(name: &Authority) -> Result<BTreeSet<SocketAddr>, String> {
-    let found: Vec<_> = lookup_host(host_and_port(name)).await.map_err(|error| error.to_string())?.collect();
-    let one_family = found.iter().any(SocketAddr::is_ipv4);
+async fn look_up(name: &Authority) -> Result<BTreeSet<SocketAddr>, Nothing> {
+    let (host, port) = host_and_port(name);
+    let host = host.to_owned();
+    let found = tokio::task::spawn_blocking(move || dns_lookup::lookup_host(&host).map(Vec::from_iter)).await;
+    let found = found.map_err(|error| Nothing::Unknown(error.to_string()))?.map_err(|error| {
+        let gone = matches!(error.kind(), LookupErrorKind::NoName | LookupErrorKind::NoData);
+        let problem = std::io::Error::from(error).to_string();
+        if gone { Nothing::Gone(problem) } else { Nothing::Unknown(problem) }
+    })?;
+    let one_family = found.iter().any(IpAddr::is_ipv4);
     let addresses: BTreeSet<_> = found.into_iter().filter(|address| address.is_ipv4() == one_family).collect();
-    let addresses: BTreeSet<_> = addresses.into_iter().take(MAX_ADDRESSES).collect();
-    if addresses.is_empty() { Err("the answer is empty".to_owned()) } else { Ok(addresses) }
+    let addresses: BTreeSet<_> =
+        addresses.into_iter().map(|address| (address, port).into()).take(MAX_ADDRESSES).collect();
+    if addresses.is_empty() { Err(Nothing::Gone("the answer is empty".to_owned())) } else { Ok(addresses) }
 }

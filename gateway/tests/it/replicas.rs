@@ -300,22 +300,36 @@ fn while_one_llama_server_is_wedged_the_other_one_works_alone() {
     wait_state(&gateway, stubs[0].address(), "ready");
 }
 
-/// A hosts file that changes at one stroke: a reader never meets half of it.
-struct Hosts(tempfile::NamedTempFile);
+/// What the gateway's resolver knows. The files change at one stroke: a reader never meets half of one.
+struct Hosts(tempfile::TempDir);
 
 impl Hosts {
     fn new(addresses: &[&str]) -> Self {
-        let hosts = Self(tempfile::NamedTempFile::new().unwrap());
+        let hosts = Self(tempfile::tempdir().unwrap());
         hosts.set(addresses);
+        hosts.dns_is_asked(true);
+        // Nobody answers there.
+        hosts.write("resolv.conf", "nameserver 127.0.0.99\noptions timeout:1 attempts:1\n");
         hosts
     }
 
     fn set(&self, addresses: &[&str]) {
         let lines: String = addresses.iter().map(|address| format!("{address} llama.test\n")).collect();
+        self.write("hosts", &format!("127.0.0.1 localhost\n{lines}"));
+    }
+
+    /// Whether what the hosts file does not have is asked of a DNS server, which does not answer; else there is no such
+    /// name.
+    fn dns_is_asked(&self, yes: bool) {
+        self.write("nsswitch.conf", if yes { "hosts: files dns\n" } else { "hosts: files\n" });
+    }
+
+    fn write(&self, file: &str, text: &str) {
         // Always as long: what is left of an earlier, longer file would still be read.
-        let text = format!("127.0.0.1 localhost\n{lines}{:#<200}\n", "");
-        let text = &text[..200];
-        std::fs::OpenOptions::new().write(true).open(self.0.path()).unwrap().write_all(text.as_bytes()).unwrap();
+        let text = &format!("{text}{:#<200}\n", "")[..200];
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).truncate(false).write(true).open(self.0.path().join(file)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
     }
 }
 
@@ -358,4 +372,30 @@ fn the_addresses_of_a_name_are_the_replicas_while_they_come_and_go() {
     wait_state(&gateway, first.address(), "ready");
     assert_eq!(gateway.post("/v1/chat/completions", &chat(3)).status, 200);
     assert_eq!((first.count(), second.count()), (2, 3));
+}
+
+#[test]
+fn a_name_without_addresses_lets_the_last_replica_finish_what_it_has() {
+    let stub = Stub::start(1);
+    let hosts = Hosts::new(&["127.0.0.1"]);
+    let url = format!("dns://llama.test:{}", stub.address().port());
+    let gateway = Gateway::launch_with_hosts(&[&url], FAST, Some(hosts.0.path().to_owned()));
+    gateway.wait_ready();
+    stub.plan_next(vec![Step::Head, Step::Tokens(1), Step::Gate, Step::Finish, Step::End]);
+    let running = gateway.stream_chat(&chat_stream(3));
+
+    // As a headless Service whose only pod is about to end.
+    hosts.dns_is_asked(false);
+    hosts.set(&[]);
+    wait_state(&gateway, stub.address(), "leaving");
+    let refused = gateway.post("/v1/chat/completions", &chat(3));
+    assert_eq!((refused.status, stub.count()), (503, 1), "it gets nothing new");
+    assert_eq!(gateway.ready_status(), 503);
+    stub.release(0);
+    assert_eq!(running.events().last().unwrap(), "data: [DONE]");
+
+    hosts.set(&["127.0.0.1"]);
+    gateway.wait_ready();
+    assert_eq!(gateway.post("/v1/chat/completions", &chat(3)).status, 200);
+    assert_eq!(stub.count(), 2);
 }

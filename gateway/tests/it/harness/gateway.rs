@@ -47,7 +47,7 @@ impl Gateway {
         Self::launch_with_hosts(upstreams, toml, None)
     }
 
-    /// The same with another `/etc/hosts`: the gateway's resolver finds what is in that file.
+    /// The same with `hosts`, `nsswitch.conf` and `resolv.conf` of that folder for those of `/etc`.
     pub(crate) fn launch_with_hosts(upstreams: &[&str], toml: &str, hosts: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("config.toml"), toml).unwrap();

@@ -34,7 +34,8 @@ pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
 /// the command end with an error.
 pub(crate) fn mortal_with_hosts(program: impl AsRef<OsStr>, hosts: &Path) -> Command {
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let script = "mount --bind \"$0\" /etc/hosts && exec setpriv --pdeathsig KILL -- \"$@\"";
+    let script = "for file in hosts nsswitch.conf resolv.conf; do mount --bind \"$0/$file\" /etc/$file || exit; done
+        exec setpriv --pdeathsig KILL -- \"$@\"";
     let mut command = Command::new("unshare");
     // Who is not root is made to look like it there.
     command.args([if is_root { "--mount" } else { "-rm" }, "sh", "-c", script]).arg(hosts).arg(program);

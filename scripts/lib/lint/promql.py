@@ -1,0 +1,47 @@
+"""Reads PromQL: which metrics an expression uses, and which labels it expects of them."""
+from collections import namedtuple
+
+import promql_parser as promql
+
+# Labels that Prometheus gives every series.
+TARGET_LABELS = frozenset({"job", "instance", "namespace", "pod", "service", "endpoint", "container"})
+
+Selector = namedtuple("Selector", "metric labels exact")
+
+
+def parse(text):
+    """The expression; ValueError says where it is wrong."""
+    return promql.parse(text)
+
+
+def _nodes(expression):
+    found = []
+    promql.walk(expression, lambda node: found.append(node))
+    return found
+
+
+def selectors(expression):
+    """Each selector's metric, the labels that it matches, and those values that it wants exactly."""
+    for node in _nodes(expression):
+        vector = node.vector_selector if isinstance(node, promql.MatrixSelector) else node
+        if isinstance(vector, promql.VectorSelector):
+            matchers = vector.matchers.matchers + [inner for group in vector.matchers.or_matchers for inner in group]
+            names = [matcher.value for matcher in matchers if matcher.name == "__name__"]
+            labels = {matcher.name for matcher in matchers if matcher.name != "__name__"}
+            exact = {matcher.name: matcher.value for matcher in matchers if matcher.op == promql.MatchOp.Equal}
+            yield Selector(vector.name or (names + [None])[0], labels, exact)
+
+
+def groupings(expression):
+    """(labels of a by, without, on, ignoring or group_left, the metrics whose labels they can be) for each."""
+    for node in _nodes(expression):
+        labels = set()
+        if isinstance(node, promql.AggregateExpr) and node.modifier:
+            labels.update(node.modifier.labels)
+        elif isinstance(node, promql.BinaryExpr) and node.modifier:
+            if node.modifier.matching:
+                labels.update(node.modifier.matching.labels)
+            labels.update(node.modifier.group_labels or [])
+        if labels and not any(isinstance(inner, promql.Call) and inner.func.name in ("label_replace", "label_join")
+                              for inner in _nodes(node)):
+            yield labels, {selector.metric for selector in selectors(node)}
