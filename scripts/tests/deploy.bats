@@ -489,11 +489,11 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
 
 @test "a fetcher that gives up shows its last lines" {
     only_stand_in
-    stages kimi-k2-llamacpp "fetch-waiting CrashLoopBackOff 1" "fetch-waiting CrashLoopBackOff 3"
+    stages kimi-k2-llamacpp "fetch-waiting CrashLoopBackOff 7" "fetch-waiting CrashLoopBackOff 9"
     deploy
     ends_with 4
     says "the last words of fetch-model before it"
-    says "cannot start: container fetch-model ended 3 times"
+    says "cannot start: container fetch-model ended 9 times"
 }
 
 @test "an image that cannot be pulled ends the wait" {
