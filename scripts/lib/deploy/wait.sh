@@ -6,6 +6,7 @@ timeout=6h           # as long as the model's progressDeadlineSeconds
 waited=""            # whether anything was not ready when it was first looked at
 readonly patience=12 # answers of the cluster that may fail in a row
 last_progress=""
+declare -A restarts_before=() # by deployment/container, when it was first seen
 
 show() { # text: what is new only
     [ "$1" = "$last_progress" ] || say "  $1"
@@ -89,7 +90,7 @@ show_progress() { # deployment
             return
         fi
     done <"$work/pod"
-    [ -n "$pod" ] || show "$1: waits for its pod to be made"
+    [ -n "$pod" ] || show "$1: waits for its pod; an old one ends first, when its requests are done"
 }
 
 show_container() { # deployment, pod, init or main, container
@@ -101,14 +102,15 @@ show_container() { # deployment, pod, init or main, container
     esac
 }
 
-# What does not get better by waiting. A crash is given two more chances.
+# What does not get better by waiting. A container may end twice while this run looks on.
 check_hopeless() { # deployment, container, reason, restarts
+    : "${restarts_before[$1/$2]:=$4}"
     case $3 in
         ImagePullBackOff | InvalidImageName | ErrImageNeverPull | CreateContainerConfigError)
             explain_failure "$1" "cannot start: $3 of container $2"
             ;;
         CrashLoopBackOff)
-            [ "${4:-0}" -lt 3 ] || explain_failure "$1" "cannot start: container $2 ended $4 times"
+            [ $(($4 - restarts_before[$1/$2])) -lt 2 ] || explain_failure "$1" "cannot start: container $2 ended $4 times"
             ;;
     esac
 }
