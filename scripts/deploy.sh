@@ -12,7 +12,7 @@ usage: scripts/deploy.sh [options]                            deploy, or bring w
 
   --overlay NAME         what to deploy, one of manifests/overlays (default: as before, else the cluster's Kimi-K2)
   --set KEY=VALUE        a parameter of llama-server, such as CTX_SIZE=8192; remembered; can be repeated
-  --reset                forget what earlier runs have set
+  --reset                forget --set, switch-model, --registry and --host of earlier runs
   --registry PREFIX      where the images are, such as quay.io/you; remembered. OpenShift needs none, it builds them
   --host NAME            the name that clients use (Ingress, Gateway, Route); remembered. A Route has one by itself
   --hf-token-file FILE   the Hugging Face token, or in the environment: HF_TOKEN. Public models need none
@@ -20,7 +20,7 @@ usage: scripts/deploy.sh [options]                            deploy, or bring w
   --dry-run              check everything, show what would change, change nothing
   --no-wait              do not wait until the model answers; makes no key and no call
   --timeout TIME         how long to wait for each part, such as 90m (default: 6h)
-  --prune                switch-model: delete the old model from the volume first
+  --prune                switch-model: delete the old model if both do not fit on the volume
   --uninstall            remove what runs; keeps volumes and Secrets
   --purge                with --uninstall: delete the namespace with all that is in it
   --yes                  ask nothing
@@ -131,6 +131,7 @@ recall() {
     read_object configmap "$remembered" '{.data.overlay}|{.data.registry}|{.data.host}{"\n"}{.data.set}' >"$work/remembered"
     IFS='|' read -r remembered_overlay remembered_registry remembered_host <"$work/remembered" || true
     overlay=${given_overlay:-$remembered_overlay}
+    [ -z "$reset" ] || remembered_registry="" remembered_host=""
     registry=${given_registry:-$remembered_registry}
     host=${given_host:-$remembered_host}
     [ -n "$overlay" ] || overlay=$(default_overlay)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # preStop hook of llama-server: waits until it processes nothing. SIGTERM would break its streams at once.
 #
-# The pod leaves the DNS when its end begins, but the gateway asks again only every few seconds and may send requests
-# until then, so the hook waits DRAIN_MIN_SECONDS even if all is quiet. After DRAIN_MAX_SECONDS it gives up.
+# The pod leaves the DNS when its end begins, but the gateway asks only every 5 seconds, believes the second answer, and
+# may send requests until then, so the hook waits DRAIN_MIN_SECONDS even if all is quiet. After DRAIN_MAX_SECONDS it gives up.
 # It ends with 0 always, and tells on one line how it went.
 set -euo pipefail
 
 log=${DRAIN_LOG:-/proc/1/fd/1} # the log of the container: what a hook prints is lost
-minimum=${DRAIN_MIN_SECONDS:-15}
+minimum=${DRAIN_MIN_SECONDS:-20}
 maximum=${DRAIN_MAX_SECONDS:-280}
-[[ $minimum =~ ^[0-9]{1,6}$ ]] || minimum=15
+[[ $minimum =~ ^[0-9]{1,6}$ ]] || minimum=20
 [[ $maximum =~ ^[0-9]{1,6}$ ]] || maximum=280
 port=${PORT:-8001}
 case ${HOST:-0.0.0.0} in

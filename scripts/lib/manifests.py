@@ -2,18 +2,20 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 try:
     import jsonschema  # comes with kubernetes-validate
     import kubernetes_validate
     import yaml
+
+    import overlays
 except ImportError as missing:
     sys.exit(f"manifests: the Python module {missing.name} is missing\n"
              "hint: pip install --require-hashes -r scripts/lib/tools.txt, and put that python3 on PATH")
@@ -26,25 +28,16 @@ def main(root, names):
     """Checks the overlays below `root` with these names, or all of them. Gives the exit code."""
     began = time.monotonic()
     missing = [f"{tool} is missing: {hint}" for tool, hint in TOOLS.items() if not shutil.which(tool)]
-    overlays = sorted(path.parent.name for path in (root / "manifests/overlays").glob("*/kustomization.yaml"))
-    unknown = [f"there is no overlay {name}: {', '.join(overlays)}" for name in names if name not in overlays]
+    try:
+        known = {folder.name: folder for folder in overlays.folders(root / "manifests/overlays")}
+    except overlays.RenderError as error:
+        return report([*missing, error])
+    unknown = [f"there is no overlay {name}\nhint: there are {', '.join(known)}" for name in names if name not in known]
     if missing or unknown:
         return report(missing + unknown)
-    gateway = gateway_binary(root)
-    out = root / "target/manifests"
-    out.mkdir(parents=True, exist_ok=True)
-    problems, seen = [], Seen()
-    for name in names or overlays:
-        try:
-            objects = render(root, name, out)
-        except subprocess.CalledProcessError as error:
-            problems.append(f"{name}: kubectl kustomize: {error.stderr.strip()}")
-            continue
-        found = [*seen.schemas(objects), *seen.alerts(objects, root, out), *versions(objects, version_of(root)),
-                 *gateway_configuration(objects, gateway, out / f"{name}.gateway.toml"),
-                 *parameters(objects, root / "server-image/entrypoint.sh")]
-        problems += [f"{name}: {problem}" for problem in found]
-        print(f"{name}: {len(objects)} objects, {'ok' if not found else f'{len(found)} problems'}")
+    with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory() as folder:
+        texts = {name: pool.submit(overlays.render, known[name]) for name in names or known}
+        problems = list(Checks(root, Path(folder)).problems(texts))
     code = report(problems)
     if code == 0:
         print(f"manifests: ok for Kubernetes {' and '.join(VERSIONS)}, {time.monotonic() - began:.1f} s")
@@ -65,11 +58,6 @@ def report(problems):
     return 1 if problems else 0
 
 
-def version_of(root):
-    """The version of the project."""
-    return re.search(r'^version = "(.+)"$', (root / "Cargo.toml").read_text(), re.MULTILINE).group(1)
-
-
 def gateway_binary(root):
     """The path of llama-gateway, which is built if it is not there."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
@@ -78,14 +66,6 @@ def gateway_binary(root):
         print("building llama-gateway (some minutes the first time) ...", file=sys.stderr)
         subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "gateway"], cwd=root, check=True)
     return binary
-
-
-def render(root, name, out):
-    """The objects of an overlay, which are also written to a file for other tools."""
-    command = ["kubectl", "kustomize", str(root / "manifests/overlays" / name)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    (out / f"{name}.yaml").write_text(text)
-    return list(yaml.safe_load_all(text))
 
 
 def named(entry):
@@ -104,12 +84,28 @@ def config_map(objects, name):
     return next((entry["data"] for entry in of_kind(objects, "ConfigMap", name)), {})
 
 
-class Seen:
-    """What was checked already: overlays have most objects in common, and their alerts."""
+class Checks:
+    """All checks of a project's overlays. They have most objects in common, and their alerts: each is checked once."""
 
-    def __init__(self):
+    def __init__(self, root, folder):
+        self.root, self.folder = root, folder
+        self.gateway = gateway_binary(root)
         self._objects, self._rules = {}, {}
         self._own = own_schemas()
+
+    def problems(self, texts):
+        """What is wrong with the overlays, of which `texts` has the rendered ones to come, by name."""
+        for name, text in texts.items():
+            try:
+                objects = overlays.parse(text.result(), name)
+            except overlays.RenderError as error:
+                yield error
+                continue
+            found = [*self.schemas(objects), *self.alerts(objects),
+                     *gateway_configuration(objects, self.gateway, self.folder / "gateway.toml"),
+                     *parameters(objects, self.root / "server-image/entrypoint.sh")]
+            print(f"{name}: {len(objects)} objects, {'ok' if not found else f'{len(found)} problems'}")
+            yield from (f"{name}: {problem}" for problem in found)
 
     def schemas(self, objects):
         """What the schemas refuse."""
@@ -119,13 +115,13 @@ class Seen:
                 self._objects[key] = against_schemas(entry, self._own)
             yield from self._objects[key]
 
-    def alerts(self, objects, root, out):
+    def alerts(self, objects):
         """What promtool finds in the rules, and alerts without a test."""
-        rules = [group for rule in of_kind(objects, "PrometheusRule") for group in rule["spec"]["groups"]]
-        key = json.dumps(rules, sort_keys=True)
-        if rules and key not in self._rules:
-            folder = out / f"rules-{len(self._rules)}"
-            self._rules[key] = list(against_promtool(rules, root / "manifests/components/monitoring/tests", folder))
+        groups = [group for rule in of_kind(objects, "PrometheusRule") for group in rule["spec"]["groups"]]
+        key = json.dumps(groups, sort_keys=True)
+        if groups and key not in self._rules:
+            tests = self.root / "manifests/components/monitoring/tests"
+            self._rules[key] = list(against_promtool(groups, tests, self.folder / f"rules-{len(self._rules)}"))
         return self._rules.get(key, [])
 
 
@@ -165,13 +161,12 @@ def against_schemas(entry, own):
             problems.append(f"{named(entry)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {version})")
         except kubernetes_validate.SchemaNotFoundError:
             problems.append(f"{named(entry)}: Kubernetes {version} has no {kind}"
-                            "; hint: a kind of another project needs a schema in scripts/lib/schemas/other-kinds.yaml")
+                            "\nhint: a kind of another project needs a schema in scripts/lib/schemas/other-kinds.yaml")
     return problems
 
 
 def against_promtool(groups, tests, folder):
     """Checks and tests rules by promtool, in a folder of their own."""
-    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(tests, folder)
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
     files = sorted(path.name for path in tests.glob("*.yaml"))
@@ -185,37 +180,27 @@ def against_promtool(groups, tests, folder):
     yield from (f"alert {alert}: no test in {tests.name}/ sees it fire" for alert in alerts if alert not in fires)
 
 
-def versions(objects, version):
-    """Images of the project with another tag than its version. (kustomize sets those of pods, but not of builds.)"""
-    images = []
-    for entry in of_kind(objects, "Deployment"):
-        pod = entry["spec"]["template"]["spec"]
-        images += [(entry, container["image"]) for container in pod.get("initContainers", []) + pod["containers"]]
-    images += [(entry, entry["spec"]["output"]["to"]["name"]) for entry in of_kind(objects, "BuildConfig")]
-    return [f"{named(entry)}: {image} is not of this version; hint: its tag must be {version}"
-            for entry, image in images if not image.endswith(f":{version}")]
-
-
-def container_environment(objects, deployment, container):
-    """The variables that a Deployment gives a container by value."""
+def container_environment(objects, deployment):
+    """The variables that a Deployment gives its container by value; None if there is no such Deployment."""
     for entry in of_kind(objects, "Deployment", deployment):
-        for found in entry["spec"]["template"]["spec"]["containers"]:
-            if found["name"] == container:
-                return {variable["name"]: variable["value"] for variable in found.get("env", [])}
-    return {}
+        variables = entry["spec"]["template"]["spec"]["containers"][0].get("env") or []
+        return {variable["name"]: variable["value"] for variable in variables if "value" in variable}
+    return None
 
 
 def gateway_configuration(objects, gateway, file):
     """What llama-gateway says about its configuration, under the environment that its container has."""
     text = config_map(objects, "kimi-k2-gateway-config").get("gateway.toml")
     if text is None:
-        return ["ConfigMap kimi-k2-gateway-config: there is no gateway.toml in it"]
+        return ["ConfigMap kimi-k2-gateway-config: there is no gateway.toml in it\nhint: add it, it may be empty"]
+    variables = container_environment(objects, "kimi-k2-gateway")
+    if variables is None:
+        return ["there is no Deployment kimi-k2-gateway\nhint: names are fixed, leave out namePrefix and nameSuffix"]
     file.write_text(text)
     with tempfile.NamedTemporaryFile("w") as key:
         key.write("a-key-that-stands-for-the-secret")
         key.flush()
-        environment = {**container_environment(objects, "kimi-k2-gateway", "gateway"),
-                       "LLAMA_GATEWAY_UPSTREAM_API_KEY_FILE": key.name}
+        environment = {**variables, "LLAMA_GATEWAY_UPSTREAM_API_KEY_FILE": key.name}
         done = subprocess.run([gateway, "check-config", file], env=environment, capture_output=True, text=True)
     return [] if done.returncode == 0 else [f"gateway.toml: {done.stderr.strip()}"]
 

@@ -80,7 +80,9 @@ cli() { "${OC:-oc}" -n llm-models-llamacpp "$@"; }
 everything() {
     cli get deployments -o 'jsonpath={range .items[*]}{.metadata.name} {.metadata.generation}{"\n"}{end}'
     cli get configmaps -o 'jsonpath={range .items[*]}{.metadata.name} {.data}{"\n"}{end}'
-    cli get secrets -o 'jsonpath={range .items[*]}{.metadata.name} {.data}{"\n"}{end}'
+    for name in kimi-k2-upstream-key kimi-k2-gateway-admin-key; do
+        cli get secret "$name" --ignore-not-found -o 'jsonpath={.data}' | sha256sum
+    done
     cli get persistentvolumeclaims -o 'jsonpath={range .items[*]}{.metadata.name} {.spec}{"\n"}{end}'
     [ -n "${DEPLOY_TEST_CLI:-}" ] || cat "$state/objects.json" "$state/keys.json" 2>/dev/null || true
 }
@@ -110,6 +112,13 @@ refuses() { # text: by a check, and nothing is there
     says "$1"
     says "hint: "
     [ ! -e "$state/objects.json" ]
+}
+
+# A plain "!" would not fail a test.
+not() {
+    if "$@"; then
+        echo "unexpected: $*" && return 1
+    fi
 }
 
 parameter() { cli get configmap kimi-k2-llamacpp-config -o "jsonpath={.data.$1}"; }
@@ -166,7 +175,7 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     [ "$order" = "apply create secret apply start-build apply exec" ]
     tar -tzf "$BATS_FILE_TMPDIR/deployed/record/archive.kimi-k2-gateway" >"$BATS_TEST_TMPDIR/files"
     grep -qx Cargo.toml "$BATS_TEST_TMPDIR/files"
-    ! grep -qE '^(\./)?(target|\.cache|\.git)/' "$BATS_TEST_TMPDIR/files"
+    not grep -qE '^(\./)?(target|\.cache|\.git)/' "$BATS_TEST_TMPDIR/files"
 }
 
 @test "pods ask for the built image by its digest, and a new build restarts them" {
@@ -234,7 +243,7 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     says "nothing was changed"
     [[ $output == *"kind: Deployment"* ]]
     [ ! -e "$state/objects.json" ]
-    ! grep -qE ' (apply|create secret|start-build kimi|delete|exec) ' "$state/record/argv"
+    not grep -qE ' (apply|create secret|start-build kimi|delete|exec) ' "$state/record/argv"
 }
 
 @test "--dry-run shows what would change and changes nothing" {
@@ -412,7 +421,7 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     says "say under which name clients come: --host NAME"
     [ "$(cli get deployment kimi-k2-gateway -o 'jsonpath={.spec.template.spec.containers[0].image}')" = quay.io/me/kimi-k2-gateway:0.1.0 ]
     grep -qx 'POST /v1/chat/completions 200' "$state/record/requests"
-    ! kill -0 "$(cat "$state/record/port-forward")" 2>/dev/null
+    not kill -0 "$(cat "$state/record/port-forward")" 2>/dev/null
     deploy
     says_not "warning: without --registry"
 }
@@ -516,13 +525,40 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     deploy
     ends_with 1
     says "the build kimi-k2-gateway-1 ended as Failed; hint: oc logs build/kimi-k2-gateway-1"
-    ! grep -q '"kind": "Deployment"' "$state/objects.json"
+    not grep -q '"kind": "Deployment"' "$state/objects.json"
 }
 
 @test "--no-build with no image is refused" {
     only_stand_in
     deploy --no-build
     refuses "the image kimi-k2-gateway:0.1.0 has not been built"
+}
+
+@test "a CLI that cannot build is refused where there is something to build" {
+    only_stand_in
+    mode no-builds
+    deploy
+    refuses "oc cannot build the image kimi-k2-gateway; hint: use oc"
+}
+
+@test "a certificate that is not trusted is told, and the router's own one is used if it can be read" {
+    only_stand_in
+    deployed
+    mode untrusted
+    deploy --set CTX_SIZE=4096
+    ends_with 5
+    says "is not trusted here: set CURL_CA_BUNDLE"
+    mode own-certificate
+    deploy --set CTX_SIZE=8192
+    ends_with 0
+}
+
+@test "--reset forgets registry and host as well" {
+    only_stand_in
+    deploy --no-wait --registry quay.io/me --host llm.example.org
+    deploy --no-wait --reset
+    ends_with 0
+    [ "$(cli get configmap kimi-k2-deploy -o 'jsonpath={.data.registry}{.data.host}')" = "" ]
 }
 
 interrupt() { # signal: once deploy.sh has come to the gate
@@ -559,7 +595,7 @@ interrupt() { # signal: once deploy.sh has come to the gate
     interrupt INT
     ends_with 130
     says "while the image kimi-k2-gateway was built (the build goes on in the cluster)"
-    ! kill -0 "$at_gate" 2>/dev/null
+    not kill -0 "$at_gate" 2>/dev/null
     rm "$state/mode/build-gate"
     deploy
     ends_with 0
@@ -613,8 +649,8 @@ interrupt() { # signal: once deploy.sh has come to the gate
     [ "$(wc -l <"$BATS_TEST_TMPDIR/secrets")" = 4 ]
     grep -qF -- "--server-side" "$state/record/argv"
     [ -s "$state/record/temporary" ]
-    ! grep -F -f "$BATS_TEST_TMPDIR/secrets" "$state/record/argv" "$state/record/environment" "$state/record/temporary"
-    ! grep -F -f "$BATS_TEST_TMPDIR/secrets" <<<"$stderr"
+    not grep -F -f "$BATS_TEST_TMPDIR/secrets" "$state/record/argv" "$state/record/environment" "$state/record/temporary"
+    not grep -F -f "$BATS_TEST_TMPDIR/secrets" <<<"$stderr"
     grep -qF "$HUGGING_FACE" <<<"$(secret huggingface-token HF_TOKEN)"
     [ "$(grep -c . <<<"$output")" = 1 ]
 }
@@ -624,16 +660,16 @@ interrupt() { # signal: once deploy.sh has come to the gate
     HF_TOKEN=$HUGGING_FACE deploy
     ends_with 0
     [ "$(secret huggingface-token HF_TOKEN)" = "$HUGGING_FACE" ]
-    ! grep -qF "$HUGGING_FACE" "$state/record/environment" "$state/record/argv"
+    not grep -qF "$HUGGING_FACE" "$state/record/environment" "$state/record/argv"
     says_not "$HUGGING_FACE"
 }
 
 @test "without a token none is made, and nobody is asked where there is no terminal" {
     only_stand_in
-    ! cli get secret huggingface-token -o name
+    not cli get secret huggingface-token -o name
     deployed
-    ! cli get secret huggingface-token -o name
-    run ! grep -q "Hugging Face" "$BATS_FILE_TMPDIR/stderr"
+    not cli get secret huggingface-token -o name
+    not grep -q "Hugging Face" "$BATS_FILE_TMPDIR/stderr"
 }
 
 @test "a token that changes is replaced, and restarts nothing" {
@@ -684,7 +720,7 @@ interrupt() { # signal: once deploy.sh has come to the gate
     before=$(everything)
     deploy switch-model unsloth/Kimi-K2-Instruct-GGUF UD-IQ1_S
     ends_with 3
-    says "needs 528 GB; hint: switch-model --prune deletes the old model first"
+    says "needs 528 GB; hint: switch-model --prune deletes the old model when there is no room"
     diff <(echo "$before") <(everything)
     deploy switch-model unsloth/Kimi-K2-Instruct-GGUF UD-IQ1_S --prune
     ends_with 0

@@ -153,7 +153,7 @@ class Documents(unittest.TestCase):
         """Exactly one fault is told, by this rule, with these words, at this place."""
         code, told, _ = self.run_script()
         self.assertEqual(code, 1, told)
-        lines = told.splitlines()
+        lines = [line for line in told.splitlines() if not line.startswith("hint: ")]
         self.assertEqual(len(lines), 1, told)
         self.assertTrue(lines[0].endswith(f"[{rule}]"), told)
         self.assertIn(said, lines[0])
@@ -248,8 +248,8 @@ class Documents(unittest.TestCase):
         self.assert_fault("commands", "scripts/other: there is no such script")
 
     def test_an_option_that_the_script_does_not_know(self):
-        self.block("sh", "scripts/deploy.sh --force")
-        self.assert_fault("commands", "scripts/deploy.sh does not know --force")
+        self.block("sh", "scripts/deploy.sh --unknown")
+        self.assert_fault("commands", "scripts/deploy.sh does not know --unknown")
 
     def test_objects_that_the_manifests_do_not_have(self):
         for command, said in (
@@ -318,6 +318,29 @@ class Documents(unittest.TestCase):
         self.assertEqual(code, 2)
         self.assertIn("a code block that is never closed", complaint)
         self.assertNotIn("Traceback", complaint)
+
+    def test_a_rule_that_found_something_says_what_it_wants(self):
+        self.add("[x](docs/other.md)")
+        self.assertIn("hint: [links] Relative links lead to a file of the project", self.run_script()[1])
+
+    def test_a_folder_without_documents_is_an_error(self):
+        for path in self.root.rglob("*.md"):
+            path.unlink()
+        code, _, complaint = self.run_script()
+        self.assertEqual(code, 2)
+        self.assertIn("has no Markdown file\nhint: ", complaint)
+
+    def test_files_that_documents_are_compared_with_must_be_there(self):
+        for name, said in (("gateway/src/error.rs", "has no codes\nhint: "), ("docs/metrics.md", "No such file")):
+            with self.subTest(name):
+                self.setUp()
+                if said == "No such file":
+                    (self.root / name).unlink()
+                else:
+                    self.write(name, "")
+                code, _, complaint = self.run_script()
+                self.assertEqual(code, 2)
+                self.assertIn(said, complaint)
 
     def test_single_files_can_be_named(self):
         self.add("[x](docs/other.md)")

@@ -4,6 +4,7 @@ A mutation changes the parsed objects of a rendered overlay. It is made for one 
 """
 import copy
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -13,15 +14,19 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 
-from lint import command, core, render, units  # noqa: E402
+import manifests  # noqa: E402
+from lint import command, core, units  # noqa: E402
 from lint.core import GATEWAY, SERVER  # noqa: E402
-from lint.project import Project, parse_settings  # noqa: E402
+from lint.project import Project, ProjectError, parse_settings  # noqa: E402
 
 OPENSHIFT, INGRESS, GATEWAY_API, CPU = (
     "openshift-kimi-k2-t4", "kubernetes-kimi-k2-t4", "kubernetes-gpt-oss-20b-t4", "dev-cpu")
+NAMESPACE = "llm-models-llamacpp"
 PROJECT = Project(ROOT)
 GOOD = {}  # name of the overlay -> Overlay
 BEFORE = {}  # name of the overlay -> its faults, none if all is well
@@ -30,7 +35,7 @@ TREE_MUTATIONS = []  # (rule, function that breaks the files below a root)
 
 
 def setUpModule():
-    GOOD.update({overlay.name: overlay for overlay in render.load([ROOT / "manifests/overlays"])})
+    GOOD.update({overlay.name: overlay for overlay in command.load([ROOT / "manifests/overlays"])})
     BEFORE.update({name: set(core.run(overlay, PROJECT)) for name, overlay in GOOD.items()})
 
 
@@ -96,16 +101,15 @@ def breaks_files(identifier):
 
 # ---- objects
 
-@breaks("known-kind")
-def an_autoscaler_in_a_version_that_is_gone(good):
-    good.add({"apiVersion": "autoscaling/v2beta2", "kind": "HorizontalPodAutoscaler",
-              "metadata": {"name": "x", "namespace": core.NAMESPACE}})
+@breaks("unfit-kind")
+def an_autoscaler(good):
+    good.add({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+              "metadata": {"name": "x", "namespace": NAMESPACE}})
 
 
-@breaks("known-kind", INGRESS)
-def an_image_stream_outside_openshift(good):
-    good.add({"apiVersion": "image.openshift.io/v1", "kind": "ImageStream", "spec": {"lookupPolicy": {"local": True}},
-              "metadata": {"name": "x", "namespace": core.NAMESPACE}})
+@breaks("program", CPU)
+def names_with_a_prefix(good):
+    good.get("Deployment", SERVER)["metadata"]["name"] = "acme-" + SERVER
 
 
 @breaks("namespace")
@@ -150,9 +154,14 @@ def a_selector_of_other_pods(good):
     good.get("Deployment", GATEWAY)["spec"]["selector"]["matchLabels"]["app"] = "gateway"
 
 
+@breaks("workload-selector")
+def a_selector_of_nothing(good):
+    good.get("Deployment", GATEWAY)["spec"]["selector"]["matchLabels"] = {}
+
+
 @breaks("service-selector")
 def a_service_without_pods(good):
-    good.add({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "namespace": core.NAMESPACE},
+    good.add({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "namespace": NAMESPACE},
               "spec": {"selector": {"app": "typo"}, "ports": [{"name": "http", "port": 80}]}})
 
 
@@ -203,6 +212,21 @@ def an_ingress_to_the_admin_port(good):
     path["backend"]["service"]["port"] = {"number": 9090}
 
 
+@breaks("public-target")
+def a_port_of_every_node_for_the_admin(good):
+    good.get("Service", GATEWAY)["spec"]["type"] = "NodePort"
+
+
+@breaks("public-target", CPU)
+def an_address_of_llama_server_for_everybody(good):
+    good.add({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "namespace": NAMESPACE},
+              "spec": {"type": "LoadBalancer", "selector": {"app": SERVER},
+                       "ports": [{"name": "http", "port": 80, "targetPort": 8001}]}})
+    good.policy(GATEWAY)["ingress"] = [
+        {"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 8080}]}]
+    good.policy(GATEWAY)["policyTypes"].append("Ingress")
+
+
 @breaks("service-monitor")
 def a_monitor_of_no_service(good):
     good.get("ServiceMonitor", SERVER)["spec"]["selector"]["matchLabels"]["app"] = "typo"
@@ -216,6 +240,11 @@ def a_monitor_of_a_port_without_that_name(good):
 @breaks("service-monitor")
 def a_monitor_of_another_namespace(good):
     good.get("ServiceMonitor", GATEWAY)["spec"]["namespaceSelector"] = {"matchNames": ["default"]}
+
+
+@breaks("service-monitor")
+def a_monitor_of_another_path(good):
+    good.get("ServiceMonitor", GATEWAY)["spec"]["endpoints"][0]["path"] = "/metric"
 
 
 @breaks("service-account")
@@ -275,8 +304,20 @@ def a_volume_that_nobody_mounts(good):
 
 
 @breaks("volume")
+def a_volume_of_nothing(good):
+    volume = next(volume for volume in good.pod(GATEWAY)["volumes"] if volume["name"] == "tmp")
+    del volume["emptyDir"]
+
+
+@breaks("volume")
 def two_mounts_at_one_place(good):
     good.container(GATEWAY)["volumeMounts"].append({"name": "tmp", "mountPath": "/var/lib/llama-gateway"})
+
+
+@breaks("tmp")
+def nowhere_to_write(good):
+    good.container(SERVER)["volumeMounts"] = [
+        mount for mount in good.container(SERVER)["volumeMounts"] if mount["mountPath"] != "/tmp"]
 
 
 @breaks("sub-path")
@@ -300,6 +341,12 @@ def a_user_on_openshift(good):
 @breaks("pinned-uid")
 def a_group_of_files_on_openshift(good):
     good.pod(GATEWAY)["securityContext"]["fsGroup"] = 2000
+
+
+@breaks("pinned-uid", INGRESS)
+def a_part_of_openshift_elsewhere(good):
+    good.add({"apiVersion": "image.openshift.io/v1", "kind": "ImageStream", "spec": {"lookupPolicy": {"local": True}},
+              "metadata": {"name": "x", "namespace": NAMESPACE}})
 
 
 @breaks("pinned-uid", INGRESS)
@@ -390,7 +437,7 @@ def a_namespace_of_the_platform(good):
 
 @breaks("secret-in-set")
 def a_secret_in_the_set(good):
-    good.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x", "namespace": core.NAMESPACE}})
+    good.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x", "namespace": NAMESPACE}})
 
 
 @breaks("secret-in-set")
@@ -406,6 +453,23 @@ def a_token_of_hugging_face_in_a_variable(good):
 @breaks("ingress-tls", INGRESS)
 def an_ingress_in_clear(good):
     del good.of("Ingress")["spec"]["tls"]
+
+
+@breaks("ingress-tls", INGRESS)
+def an_ingress_without_rules_in_clear(good):
+    spec = good.of("Ingress")["spec"]
+    spec["defaultBackend"] = spec.pop("rules")[0]["http"]["paths"][0]["backend"]
+    del spec["tls"]
+
+
+@breaks("ingress-tls", INGRESS)
+def a_host_without_a_certificate(good):
+    good.of("Ingress")["spec"]["rules"][0]["host"] = "kimi.other.example.com"
+
+
+@breaks("ingress-tls", INGRESS)
+def all_hosts_with_the_certificate_of_one(good):
+    del good.of("Ingress")["spec"]["rules"][0]["host"]
 
 
 # ---- resources
@@ -446,6 +510,15 @@ def a_label_that_no_node_has(good):
 
 
 @breaks("gpu-node", CPU)
+def a_card_of_any_kind(good):
+    """Which is not for an overlay that is called after the T4."""
+    for side in good.container(SERVER)["resources"].values():
+        side["nvidia.com/gpu"] = "1"
+    good.pod(SERVER)["tolerations"] = Set(GOOD[OPENSHIFT]).pod(SERVER)["tolerations"]
+    good.container(SERVER)["startupProbe"] = Set(GOOD[OPENSHIFT]).container(SERVER)["startupProbe"]
+
+
+@breaks("gpu-node", CPU)
 def a_card_for_the_overlay_without(good):
     good.pod(SERVER)["affinity"] = copy.deepcopy(Set(GOOD[OPENSHIFT]).pod(SERVER)["affinity"])
 
@@ -466,9 +539,9 @@ def no_gpu(good):
         del side["nvidia.com/gpu"]
 
 
-@breaks("gpu-count", CPU)
-def a_gpu_for_the_overlay_without(good):
-    for side in good.container(SERVER)["resources"].values():
+@breaks("gpu-count")
+def a_gpu_for_the_gateway(good):
+    for side in good.container(GATEWAY)["resources"].values():
         side["nvidia.com/gpu"] = "1"
 
 
@@ -487,6 +560,11 @@ def two_gateways(good):
     good.get("Deployment", GATEWAY)["spec"]["replicas"] = 2
 
 
+@breaks("replicas")
+def two_servers_and_a_volume_for_one_node(good):
+    good.get("Deployment", SERVER)["spec"]["replicas"] = 2
+
+
 @breaks("disruption-budget")
 def a_budget_that_blocks_every_drain(good):
     budget = good.of("PodDisruptionBudget")["spec"]
@@ -502,6 +580,11 @@ def a_budget_with_both(good):
 @breaks("disruption-budget")
 def a_budget_of_nothing(good):
     good.of("PodDisruptionBudget")["spec"]["maxUnavailable"] = 0
+
+
+@breaks("disruption-budget")
+def a_budget_of_all_pods(good):
+    good.of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] = {}
 
 
 @breaks("disruption-budget")
@@ -658,22 +741,12 @@ def a_scrape_of_llama_server_every_second(good):
 
 # ---- the gateway's settings and llama-server's parameters
 
-@breaks("setting-name")
-def a_setting_that_is_misspelt(good):
-    good.settings("wedged_after", "wedged_afetr")
-
-
-@breaks("setting-name")
+@breaks("settings-file")
 def a_line_that_is_no_toml(good):
     good.settings("[log]", "[log")
 
 
-@breaks("setting-name")
-def a_variable_that_is_misspelt(good):
-    good.container(GATEWAY)["env"].append({"name": "LLAMA_GATEWAY_TIMEOUT_TOTAL", "value": "1h"})
-
-
-@breaks("setting-value")
+@breaks("settings-file")
 def a_total_without_a_unit(good):
     good.settings('total = "4h"', "total = 7200")
 
@@ -696,6 +769,16 @@ def an_upstream_at_another_port(good):
 @breaks("upstream-url")
 def a_service_whose_pods_no_name_stands_for(good):
     del good.get("Service", SERVER)["spec"]["clusterIP"]
+
+
+@breaks("upstream-url")
+def a_service_that_names_pods_which_load(good):
+    good.get("Service", SERVER)["spec"]["publishNotReadyAddresses"] = True
+
+
+@breaks("mounted-file")
+def a_configuration_that_is_mounted_elsewhere(good):
+    good.container(GATEWAY)["args"][-1] = "/etc/gateway/gateway.toml"
 
 
 @breaks("mounted-file")
@@ -745,6 +828,11 @@ def a_parameter_that_is_not_to_be_found(good):
     del good.parameters()["THREADS"]
 
 
+@breaks("parameter-name")
+def a_download_without_parameters(good):
+    del good.pod(SERVER)["initContainers"][0]["envFrom"]
+
+
 # ---- probes
 
 @breaks("probe-path")
@@ -772,6 +860,11 @@ def a_server_that_is_killed_when_it_is_busy(good):
     good.container(SERVER)["livenessProbe"]["failureThreshold"] = 1
 
 
+@breaks("liveness-patience")
+def a_server_that_is_killed_when_it_answers_late(good):
+    del good.container(SERVER)["livenessProbe"]["timeoutSeconds"]
+
+
 @breaks("gateway-probes")
 def a_gateway_that_vanishes_while_the_model_loads(good):
     good.container(GATEWAY)["readinessProbe"]["httpGet"]["path"] = "/readyz"
@@ -797,13 +890,18 @@ def rules_of_a_direction_that_is_not_named(good):
 @breaks("policy-selector")
 def a_policy_of_no_pods(good):
     good.add({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-              "metadata": {"name": "x", "namespace": core.NAMESPACE},
+              "metadata": {"name": "x", "namespace": NAMESPACE},
               "spec": {"podSelector": {"matchLabels": {"app": "typo"}}, "policyTypes": ["Ingress"]}})
 
 
 @breaks("policy-port")
 def a_policy_with_the_port_of_a_service(good):
     good.policy("kimi-k2-llamacpp")["ingress"][0]["ports"].append({"protocol": "TCP", "port": 80})
+
+
+@breaks("policy-port")
+def a_policy_for_many_ports(good):
+    good.policy("kimi-k2-gateway-router")["ingress"][0]["ports"][0]["endPort"] = 9999
 
 
 @breaks("dns-egress")
@@ -864,6 +962,11 @@ def a_download_from_the_metadata_of_the_cloud(good):
 
 
 @breaks("open-egress")
+def a_download_from_any_network_of_ipv6(good):
+    good.policy("kimi-k2-llamacpp-download")["egress"][0]["to"][0]["ipBlock"] = {"cidr": "::/0"}
+
+
+@breaks("open-egress")
 def a_download_from_anywhere(good):
     good.policy("kimi-k2-llamacpp-download")["egress"] = [{}]
 
@@ -873,6 +976,11 @@ def a_download_from_anywhere(good):
 @breaks("route-termination")
 def a_termination_in_capitals(good):
     good.of("Route")["spec"]["tls"]["termination"] = "Edge"
+
+
+@breaks("route-termination")
+def a_route_that_speaks_tls_to_a_gateway_without(good):
+    good.of("Route")["spec"]["tls"]["termination"] = "reencrypt"
 
 
 @breaks("route-insecure")
@@ -1029,8 +1137,11 @@ class TheRealOverlays(unittest.TestCase):
     def test_files_have_no_fault(self):
         self.assertEqual([], list(core.run_tree(PROJECT)))
 
-    def test_all_kinds_of_entrances_and_clusters_are_among_them(self):
+    def test_are_what_their_names_say(self):
         self.assertLessEqual({OPENSHIFT, INGRESS, GATEWAY_API, CPU}, set(GOOD))
+        for name, overlay in GOOD.items():
+            self.assertEqual((name.startswith("openshift-"), name.endswith("-t4"), NAMESPACE),
+                             (overlay.openshift, overlay.gpu, overlay.namespace), name)
 
 
 class BrokenSets(unittest.TestCase):
@@ -1108,8 +1219,151 @@ class WhatIsAllowed(unittest.TestCase):
         self.check(OPENSHIFT, lambda good: good.parameters().update(
             PORT="", API_KEY_FILE="", MODELS_DIR="", DRAIN_MAX_SECONDS=""))
 
-    def test_tables_with_names_of_the_operator(self):
-        self.check(OPENSHIFT, lambda good: good.settings("[log]", '[tenants.acme]\npolicy = "default"\n[log]'))
+    def test_a_route_with_tls_up_to_the_gateway(self):
+        def mutation(good):
+            good.settings("[admin]", 'tls_certificate = "/run/secrets/tls/tls.crt"\n[admin]')
+            good.of("Route")["spec"]["tls"]["termination"] = "reencrypt"
+        self.check(OPENSHIFT, mutation)
+
+    def test_a_way_out_by_ipv6(self):
+        self.check(OPENSHIFT, lambda good: good.policy("kimi-k2-llamacpp-download")["egress"][0]["to"].append(
+            {"ipBlock": {"cidr": "::/0", "except": ["fc00::/7", "fe80::/10"]}}))
+
+    def test_a_set_without_its_namespace_and_with_an_object_of_none(self):
+        def mutation(good):
+            good.remove("Namespace", NAMESPACE)
+            good.add({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "nvme"}})
+        self.check(OPENSHIFT, mutation)
+
+    def test_a_lonely_gateway(self):
+        self.check(OPENSHIFT, lambda good: good.get("Deployment", GATEWAY)["spec"].update(replicas=0))
+
+
+HEAD = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+PLAIN = "resources: [../../base]\ncomponents: [../../components/fixed-uid, ../../components/ingress]\n"
+# Overlays that people may write, none of which is named like ours.
+OWN = {
+    "another-openshift": "namespace: %s\nresources: [../openshift-gpt-oss-20b-t4]\n" % NAMESPACE,
+    "another-namespace": "namespace: ours\n" + PLAIN,
+    "another-card-and-certificate": "namespace: ours\n" + PLAIN + """
+patches:
+  - target: {kind: Deployment, name: kimi-k2-llamacpp}
+    patch: |
+      - {op: remove, path: /spec/template/spec/affinity}
+      - {op: add, path: /spec/template/spec/nodeSelector, value: {nvidia.com/gpu.product: NVIDIA-L40S}}
+  - target: {kind: Ingress}
+    patch: |
+      - {op: replace, path: /spec/rules/0/host, value: llm.example.org}
+      - {op: replace, path: /spec/tls/0/hosts/0, value: "*.example.org"}
+""",
+    "two-servers": "namespace: ours\n" + PLAIN + """
+patches:
+  - target: {kind: Deployment, name: kimi-k2-llamacpp}
+    patch: |
+      - {op: replace, path: /spec/replicas, value: 2}
+  - target: {kind: PersistentVolumeClaim, name: kimi-k2-gguf-cache}
+    patch: |
+      - {op: replace, path: /spec/accessModes, value: [ReadWriteMany]}
+""",
+    "traefik": "namespace: ours\n" + PLAIN + """
+patches:
+  - target: {kind: Ingress}
+    patch: |
+      - {op: remove, path: /metadata/annotations}
+      - {op: replace, path: /spec/ingressClassName, value: traefik}
+      - {op: remove, path: /spec/rules/0/host}
+      - {op: replace, path: /spec/tls, value: [{secretName: default}]}
+""",
+    "node-port": "namespace: ours\nresources: [../../base, public.yaml]\ncomponents: [../../components/fixed-uid]\n",
+    "prometheus-elsewhere": "namespace: %s\nresources: [../kubernetes-kimi-k2-t4]\n" % NAMESPACE + """
+labels: [{pairs: {release: kube-prometheus-stack}}]
+patches:
+  - target: {kind: NetworkPolicy, name: .*-monitoring}
+    patch: |
+      - op: replace
+        path: /spec/ingress/0/from
+        value: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: prometheus}},
+                 podSelector: {matchLabels: {app.kubernetes.io/name: prometheus}}}]
+""",
+}
+PUBLIC = """
+apiVersion: v1
+kind: Service
+metadata: {name: public}
+spec: {type: NodePort, selector: {app: kimi-k2-gateway}, ports: [{name: https, port: 443, targetPort: http}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: public}
+spec:
+  podSelector: {matchLabels: {app: kimi-k2-gateway}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 8080}]}]
+"""
+
+
+class PeoplesOwnOverlays(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(ROOT / "manifests", Path(folder) / "manifests")
+            cls.documented = dict(cls.in_documents())
+            for name, text in dict(OWN, **cls.documented).items():
+                place = Path(folder) / "manifests/overlays" / name
+                place.mkdir()
+                (place / "kustomization.yaml").write_text(HEAD + text)
+                (place / "public.yaml").write_text(PUBLIC)
+            cls.overlays = {overlay.name: overlay for overlay in command.load([Path(folder) / "manifests/overlays"])}
+
+    @staticmethod
+    def in_documents():
+        """(name, text) of each whole overlay, and of the patches that make one of another card of it."""
+        patches = "namespace: %s\nresources: [../openshift-gpt-oss-20b-t4]\n" % NAMESPACE
+        for page in ("docs/manifests.md", "docs/customisation.md"):
+            for block in re.findall(r"^```yaml\n(.*?)^```", PROJECT.read(page), re.DOTALL | re.MULTILINE):
+                whole = re.match(r"# manifests/overlays/([\w-]+)/kustomization.yaml\n" + HEAD, block)
+                if whole:
+                    yield "documented-" + whole.group(1), block[whole.end():]
+                elif "CUDA_ARCHITECTURES" in block:
+                    yield "documented-card", patches + block
+
+    def test_have_no_fault(self):
+        for name in OWN:
+            with self.subTest(overlay=name):
+                self.assertEqual(set(), set(core.run(self.overlays[name], PROJECT)))
+
+    def test_those_in_documents_have_no_fault_either(self):
+        self.assertIn("documented-card", self.documented)
+        self.assertGreaterEqual(len(self.documented), 3, "docs/manifests.md and docs/customisation.md have one each")
+        schemas = manifests.own_schemas()
+        for name in self.documented:
+            with self.subTest(overlay=name):
+                self.assertEqual(set(), set(core.run(self.overlays[name], PROJECT)))
+                for thing in self.overlays[name].objects:
+                    self.assertEqual([], manifests.against_schemas(thing, schemas))
+
+    def test_the_alert_that_names_a_namespace_is_told(self):
+        overlay = core.Overlay("x", [dict(thing) for thing in GOOD[INGRESS].objects])
+        for thing in overlay.objects:
+            thing["metadata"] = dict(thing["metadata"], namespace="ours")
+        overlay = core.Overlay("x", [thing for thing in overlay.objects if thing["kind"] != "Namespace"])
+        self.assertEqual({"target-name"}, {fault.rule for fault in core.run(overlay, PROJECT)})
+
+
+class WhatTheProjectMustHave(unittest.TestCase):
+    def test_a_file_that_is_gone_or_has_another_form_is_an_error_not_an_empty_list(self):
+        with tempfile.TemporaryDirectory() as folder:
+            project = Project(folder)
+            with self.assertRaisesRegex(ProjectError, "No such file .*\nhint: "):
+                list(core.run(GOOD[OPENSHIFT], project))
+            for file, name in (("docs/metrics.md", "metrics"), ("docs/configuration.md", "settings"),
+                               ("Cargo.toml", "version"), ("gateway/src/server/drain.rs", "last_words"),
+                               ("server-image/entrypoint.sh", "parameters"),
+                               ("server-image/model-fetcher/src/parameters.rs", "fetcher_parameters")):
+                (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / file).write_text("another form\n")
+                with self.assertRaisesRegex(ProjectError, "%s: nothing in it looks like .*\nhint: " % file):
+                    getattr(project, name)
 
 
 class Units(unittest.TestCase):
@@ -1134,9 +1388,24 @@ class Units(unittest.TestCase):
                 self.assertIsNone(function(text), "%s %r" % (function.__name__, text))
 
     def test_settings_and_lines_that_are_none(self):
-        text = '# a\n[server] # b\nlisten = "0.0.0.0:1" # c\n[a.b]\nx = ["1", "2"]\ny = 3\nz = \'no\'\nv\nw = 1 2\n'
-        self.assertEqual(({"server.listen": "0.0.0.0:1", "a.b.x": ["1", "2"], "a.b.y": 3, "a.b.w": 1}, [7, 8, 9]),
-                         parse_settings(text))
+        text = '''# a
+[server] # b
+listen = "0.0.0.0:1#" # c
+[a.b]
+x = [
+  "1", # [
+  '2"',
+]
+y = 3
+z = 'C:\\d'
+v
+w = 1 2
+"q" = 1
+t = """
+open = [
+'''
+        self.assertEqual(({"server.listen": "0.0.0.0:1#", "a.b.x": ["1", '2"'], "a.b.y": 3, "a.b.z": "C:\\d"},
+                          [11, 12, 13, 14, 15]), parse_settings(text))
 
 
 class TheCommand(unittest.TestCase):
@@ -1151,7 +1420,7 @@ class TheCommand(unittest.TestCase):
             file = Path(folder) / (OPENSHIFT + ".yaml")
             broken = Set(GOOD[OPENSHIFT])
             broken.of("Route")["metadata"]["annotations"][ROUTER + "timeout"] = "30min"
-            file.write_text(render.yaml.safe_dump_all(broken.objects))
+            file.write_text(yaml.safe_dump_all(broken.objects))
             code, out, _ = self.run_it(file)
         self.assertEqual(1, code)
         self.assertIn("openshift-kimi-k2-t4: Route/kimi-k2-llamacpp metadata.annotations[%stimeout]: the router drops "
@@ -1168,7 +1437,7 @@ class TheCommand(unittest.TestCase):
             (root / "broken").mkdir()
             (root / "broken/kustomization.yaml").write_text("resources: [missing.yaml]\n")
             (root / "a.yaml").write_text("a: [\n")
-            (root / "b.yaml").write_text("no: kind\n")
+            (root / "b.yaml").write_text("kind: ConfigMap\nmetadata: {name: x}\n")
             for path, text in ((root / "none", "has no kustomization.yaml"), (root / "broken", "missing.yaml"),
                                (root / "a.yaml", "it must be YAML"), (root / "b.yaml", "holds no objects")):
                 code, _, err = self.run_it(path)

@@ -1,7 +1,7 @@
 """The pods of the dev-cpu overlay, run as its manifests say: a chat, the probes, and how both of them drain.
 
-Builds both images. With a folder of images that were built before, a single test is
-`scripts/tests/test_pods.py --inside DIR -v Draining`.
+Builds both images, unless $IMAGES is a folder where scripts/images has done so. Then a single test is
+`scripts/tests/test_pods.py --inside $IMAGES -v Draining`.
 """
 
 import contextlib
@@ -46,6 +46,9 @@ class Outside(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        if os.environ.get("IMAGES"):
+            cls.images = Path(os.environ["IMAGES"]).absolute()
+            return
         folder = tempfile.TemporaryDirectory(prefix="images-", dir=ROOT / ".cache")
         cls.addClassCleanup(folder.cleanup)
         cls.images = Path(folder.name) / "both"
@@ -160,6 +163,34 @@ class Inside(unittest.TestCase):
         return pool.submit(call)
 
 
+class TheImages(unittest.TestCase):
+    """What registries and clusters read of the images, and what is in them beside the programs."""
+
+    def test_both_say_what_they_are_and_run_as_no_user_in_particular(self):
+        version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+        for name in (GATEWAY, LLAMA_SERVER):
+            with self.subTest(name):
+                config = json.loads((IMAGES / name / "image.json").read_text())
+                self.assertEqual(config["User"], "65532:0")
+                labels = {label.removeprefix("org.opencontainers.image."): text
+                          for label, text in config["Labels"].items()}
+                self.assertEqual((labels["title"], labels["version"]), (name, version))
+                for label in ("description", "revision", "source", "licenses"):
+                    self.assertTrue(labels[label], label)
+
+    def test_the_data_directory_is_the_groups_where_no_volume_is_mounted(self):
+        data = (IMAGES / GATEWAY / "rootfs" / "var" / "lib" / "llama-gateway").stat()
+        self.assertEqual((data.st_mode & 0o777, data.st_gid), (0o770, 0))
+
+    def test_the_bill_of_materials_lists_what_was_compiled(self):
+        bill = json.loads((IMAGES / LLAMA_SERVER / "rootfs" / "opt" / "llama.cpp" / "sbom.cdx.json").read_text())
+        release = re.search(r"^release (.*)$", (ROOT / "server-image" / "llama.cpp.pin").read_text(), re.MULTILINE)
+        versions = {component["name"]: component["version"] for component in bill["components"]}
+        self.assertEqual((bill["bomFormat"], versions["llama.cpp"]), ("CycloneDX", release.group(1)))
+        for name in ("cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "xxHash"):
+            self.assertTrue(versions[name], name)
+
+
 class TheOverlay(Inside):
     """A chat through both pods, and the rights that they have."""
 
@@ -174,6 +205,13 @@ class TheOverlay(Inside):
         self.start_both()
         self.chats()
         self.rights_are_as_they_should(ARBITRARY_USER, ARBITRARY_USER)
+
+    def test_the_health_check_of_the_image_tells_whether_it_serves(self):
+        llama_server = self.start().create(LLAMA_SERVER)
+        llama_server.wait_ready(DEADLINE)
+        image = json.loads((IMAGES / LLAMA_SERVER / "image.json").read_text())
+        kind, *command = image["Healthcheck"]["Test"]
+        self.assertEqual((kind, llama_server.container.execute(command).returncode), ("CMD", 0))
 
     def chats(self):
         fetched = self.llama_server.init[0]
@@ -341,7 +379,7 @@ class Mistakes(Inside):
     def test_an_image_that_was_not_built_keeps_the_pod_from_starting(self):
         cluster = self.start()
         container_of(cluster.manifest, GATEWAY)["image"] = "registry.example/team/other:1"
-        with self.assertRaisesRegex(Failed, "there is no image other in .*: scripts/images rootfs DIR makes them"):
+        with self.assertRaisesRegex(Failed, "there is no image other in .*: scripts/images DIR makes them"):
             cluster.create(GATEWAY)
 
 
@@ -487,7 +525,7 @@ def load_tests(loader, _tests, _pattern):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [INSIDE]:
-        IMAGES = sys.argv.pop(2)
+        IMAGES = Path(sys.argv.pop(2))
         sys.argv.remove(INSIDE)
         RENDERED = render(OVERLAY)
         setup.add_secrets(RENDERED)

@@ -169,7 +169,7 @@ class Refusals(unittest.TestCase):
             render("nothing")
 
     def test_an_image_that_is_not_there(self):
-        with self.assertRaisesRegex(Failed, "there is no image other in /nowhere: scripts/images rootfs DIR makes"):
+        with self.assertRaisesRegex(Failed, "there is no image other in /nowhere: scripts/images DIR makes"):
             Images("/nowhere").get("registry.example:5000/team/other:1")
 
     def test_a_pod_of_several_containers(self):

@@ -57,10 +57,18 @@ build() {
     refused "has no CMakeLists.txt: give the root of a llama.cpp"
 }
 
-@test "an archive with another hash is refused" {
+@test "what is downloaded is compared with the pin as well" {
+    mkdir "$BATS_TEST_TMPDIR/llama.cpp-release"
+    false_source "$BATS_TEST_TMPDIR/llama.cpp-release"
+    tar -C "$BATS_TEST_TMPDIR" -czf "$BATS_TEST_TMPDIR/archive" llama.cpp-release
+    LLAMA_CPP_URL=file://$BATS_TEST_TMPDIR/archive build --cpu --output "$output"
+    refused "the source is not the pinned b"
+}
+
+@test "what is no archive is refused" {
     echo "not the archive" >"$BATS_TEST_TMPDIR/archive"
     LLAMA_CPP_URL=file://$BATS_TEST_TMPDIR/archive build --cpu --output "$output"
-    refused "is not the pinned archive: its SHA-256 is not "
+    refused "is no archive: set LLAMA_CPP_URL to a mirror, or give --source DIR"
 }
 
 @test "an archive that cannot be downloaded says what else to do" {

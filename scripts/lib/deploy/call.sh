@@ -133,6 +133,6 @@ endpoint: $base/v1
     client = OpenAI(base_url="$base/v1", api_key=key)
     client.chat.completions.create(model="$model_alias", messages=[{"role": "user", "content": "Hello!"}])
 
-more keys: $OC exec -n $namespace deployment/$gateway -c gateway -- llama-gateway keys create --tenant NAME
+more keys: $OC exec -n $namespace deployment/$gateway -c gateway -- /usr/local/bin/llama-gateway keys create --tenant NAME
 END
 }

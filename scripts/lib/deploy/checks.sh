@@ -19,7 +19,7 @@ check_login() {
     local answer
     answer=$(cli auth can-i get pods 2>"$work/errors") || true
     case $answer in
-        yes | no) return ;;
+        yes | no*) return ;;
     esac
     fail checks "no access to the cluster: $(tail -n 1 "$work/errors");" \
         "hint: log in ($OC login), or choose another cluster ($OC config use-context NAME)"
@@ -284,13 +284,13 @@ check_way_in() {
             '{.spec.rules[0].host}|{.spec.ingressClassName}|{.spec.tls[0].secretName}' && echo)
         [ -n "$(read_object ingressclass "$class" '{.metadata.name}')" ] ||
             problem "there is no ingress class $class" "install its controller, or set another ingressClassName in the overlay"
-        [ -n "$(read_object secret "$secret" '{.metadata.name}')" ] ||
+        [ -z "$secret" ] || [ -n "$(read_object secret "$secret" '{.metadata.name}')" ] ||
             warning "there is no Secret $secret with a certificate for $name" \
                 "$OC create secret tls $secret -n $namespace --cert=FILE --key=FILE"
     elif has_kind HTTPRoute; then
         IFS='|' read -r name parent parent_namespace < <(rendered HTTPRoute "$server" \
             '{.spec.hostnames[0]}|{.spec.parentRefs[0].name}|{.spec.parentRefs[0].namespace}' && echo)
-        "$OC" -n "$parent_namespace" get gateway "$parent" -o name >/dev/null 2>&1 ||
+        "$OC" -n "$parent_namespace" get gateways.gateway.networking.k8s.io "$parent" -o name >/dev/null 2>&1 ||
             problem "there is no Gateway $parent in $parent_namespace" "make one, or name yours in parentRefs in the overlay"
     fi
     [[ ${name:-} != *.example.com ]] || warning "the name $name is an example" "say under which name clients come: --host NAME"

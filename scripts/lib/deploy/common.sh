@@ -57,7 +57,7 @@ stop_children() {
 }
 
 interrupted() { # signal's name, exit code
-    trap '' INT TERM
+    trap '' INT TERM HUP
     stop_children
     say ""
     say "stopped by $1 while $phase."
@@ -68,7 +68,7 @@ interrupted() { # signal's name, exit code
 
 clean_up() {
     local code=$?
-    trap '' INT TERM
+    trap '' INT TERM HUP
     stop_children
     restore_terminal
     revoke_check_key || true
@@ -80,6 +80,7 @@ start_work() {
     trap clean_up EXIT
     trap 'interrupted Ctrl-C 130' INT
     trap 'interrupted SIGTERM 143' TERM
+    trap 'interrupted SIGHUP 129' HUP
     work=$(mktemp -d)
     work=$(realpath "$work")
 }

@@ -52,7 +52,7 @@ check_images() {
         if [ "$build" = never ] && [ -z "${digests[$image]}" ]; then
             problem "the image $image:$(image_tag "$image") has not been built" "leave out --no-build"
         elif needs_build "$image" && ! "$OC" start-build --help >/dev/null 2>&1; then
-            problem "$OC cannot build the image $image" "install oc (OpenShift's CLI), or set OC to it"
+            problem "$OC cannot build the image $image" "use oc, OpenShift's CLI, or name with --registry where the images are"
         fi
     done
 }

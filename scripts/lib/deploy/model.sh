@@ -56,13 +56,13 @@ check_model() {
     fi
     if [ -n "$live_model" ] && [ "$live_model" != "$model" ] && [ -z "$prune" ]; then
         needed=$((needed + ${model_sizes[$live_model]:-0}))
-        kept=" beside $live_model, which stays"
+        kept=" beside $live_model, which stays,"
     fi
     volume=$(read_object persistentvolumeclaim "$model_claim" '{.status.capacity.storage}')
     [ -n "$volume" ] || volume=$(rendered PersistentVolumeClaim "$model_claim" '{.spec.resources.requests.storage}')
     [ "$((needed * 1000000000 / 1048576))" -le "$(mebibytes "$volume")" ] ||
         problem "the volume $model_claim has $volume, and $model$kept needs $needed GB" \
-            "$([ -z "$kept" ] || echo "switch-model --prune deletes the old model first, or ")set a greater size in the overlay"
+            "$([ -z "$kept" ] || echo "switch-model --prune deletes the old model when there is no room, or ")set a greater size in the overlay"
 }
 
 # Before the change, so that nobody is surprised by an hour without a model.

@@ -111,10 +111,11 @@ def _script(project, script, words):
 
 @functools.lru_cache(maxsize=None)
 def script_text(path):
-    """A script and what lies in its own directory below scripts/lib, without comments' lines."""
+    """A script and what lies in its own directory below scripts/lib, without lines of comments."""
     parts = [path] + sorted((path.parent / "lib" / path.stem).glob("*.*sh")) + \
         sorted((path.parent / "lib" / path.stem.replace("lint-manifests", "lint")).glob("*.py"))
-    return "\n".join(part.read_text(encoding="utf-8", errors="ignore") for part in dict.fromkeys(parts))
+    text = "\n".join(part.read_text(encoding="utf-8", errors="ignore") for part in parts)
+    return re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
 
 
 def _knows(text, word):

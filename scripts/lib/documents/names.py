@@ -28,17 +28,13 @@ def parameters(project, document):
 def _known(project, name):
     if name.startswith("LLAMA_GATEWAY_"):
         # The gateway makes these names of its keys; their list is made from it, too.
-        page = project.root / "docs/configuration.md"
-        return page.exists() and f"`{name}`" in page.read_text(encoding="utf-8")
+        return f"`{name}`" in (project.root / "docs/configuration.md").read_text(encoding="utf-8")
     return name in project.words()
 
 
 def metrics(project, document):
     """Metrics of the gateway that are named in full are on the page of its metrics."""
-    page = project.root / "docs/metrics.md"
-    if not page.exists():
-        return
-    text = page.read_text(encoding="utf-8")
+    text = (project.root / "docs/metrics.md").read_text(encoding="utf-8")
     for line, span in document.spans:
         match = METRIC.match(span)
         if match and not re.search(rf"\b{re.sub('_(bucket|sum|count)$', '', match[1])}", text):

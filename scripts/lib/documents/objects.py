@@ -14,8 +14,8 @@ KINDS = {
 }
 KIND_OF = {alias: kind for kind, aliases in KINDS.items() for alias in aliases.split()}
 WITH_VALUE = set("-n --namespace -l --selector -o --output -c --container -f --filename -k --kustomize -p --patch "
-                 "--type --tail --since --timeout --for --from-file --from-literal --from-dir --field-selector --sort-by "
-                 "--as --context --image --replicas --keys --to --dry-run".split())
+                 "--type --tail --since --timeout --for --from-file --from-literal --from-dir --field-selector "
+                 "--sort-by --as --context --image --replicas --keys --to --dry-run".split())
 # Namespaces of others: what lies there is not ours to know.
 FOREIGN = re.compile(r"^(openshift(-.*)?|kube-.*|.*gpu-operator.*|default|ingress-nginx|monitoring)$")
 VERBS = set("adm annotate api-resources apply auth cluster-info cp create debug delete describe diff drain edit events "

@@ -1,4 +1,4 @@
-"""Both images on a machine without a registry: compiled, built, unpacked, and run as another user."""
+"""Both images on a machine without a registry: compiled, built and unpacked."""
 
 import subprocess
 import sys

@@ -25,19 +25,27 @@ def server(folder, llama_server):
         program(folder, name)
 
 
-def gateway(folder, *programs):
+def gateway(folder):
     """Stands for the distroless image: the C library, and no shell."""
     skeleton(folder)
-    libraries(folder, *programs)
+    # The compiler needs what every Rust program does.
+    libraries(folder, toolchain() / "bin" / "rustc")
 
 
-def rust_volumes():
-    """What the Rust image has: this machine's toolchain and C compiler, and the crates that it has downloaded."""
-    toolchain = output("rustc", "--print", "sysroot").strip()
+def rust():
+    """What the Rust image has: this machine's toolchain and C compiler, and the crates that it has downloaded.
+
+    All at the same paths as here, so that Cargo takes what was compiled outside, too.
+    """
     crates = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     crates.mkdir(exist_ok=True)
-    readable = ("/usr", "/etc/alternatives", "/etc/ssl", toolchain)
-    return toolchain, [*(f"{path}:{path}:ro" for path in readable), f"{crates}:/cargo"]
+    readable = ("/usr", "/etc/alternatives", "/etc/ssl", toolchain())
+    environment = {"PATH": f"{toolchain()}/bin:/usr/bin:/bin", "CARGO_HOME": str(crates)}
+    return environment, [*(f"{path}:{path}:ro" for path in readable), f"{crates}:{crates}"]
+
+
+def toolchain():
+    return Path(output("rustc", "--print", "sysroot").strip())
 
 
 def skeleton(folder):

@@ -33,8 +33,8 @@ def unpack_both(folder):
 
 def check_tools():
     if os.geteuid() != 0:
-        raise Failed("images are built and run by root: run it with sudo")
-    for tool, package in (("buildah", "buildah"), ("crun", "crun"), ("unshare", "util-linux"), ("curl", "curl")):
+        raise Failed("images are built by root: run it with sudo")
+    for tool, package in (("buildah", "buildah"), ("curl", "curl")):
         if shutil.which(tool) is None:
             raise Failed(f"{tool} is missing: apt-get install {package}")
 
@@ -60,15 +60,13 @@ def build_server(buildah):
 
 
 def build_gateway(buildah):
-    toolchain, volumes = bases.rust_volumes()
-    environment = {"PATH": f"{toolchain}/bin:/usr/bin:/bin", "CARGO_HOME": "/cargo"}
+    environment, volumes = bases.rust()
     rust = buildah.from_scratch("rust", bases.skeleton, environment)
     target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
     target.mkdir(exist_ok=True)
     say("compiling the gateway and the model fetcher ...")
     volumes.append(f"{target}:/build/target")
-    # Cargo needs the libraries that every Rust program does.
-    base = buildah.from_scratch("gateway", lambda folder: bases.gateway(folder, Path(toolchain) / "bin" / "cargo"))
+    base = buildah.from_scratch("gateway", bases.gateway)
     arguments = {"RUST_IMAGE": rust, "RUNTIME_IMAGE": base}
     return buildah.build("gateway/Containerfile", arguments=arguments, volumes=volumes)
 

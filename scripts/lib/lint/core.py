@@ -8,7 +8,8 @@ from collections import namedtuple
 # The names that every overlay shares: those of the place, not of the model.
 GATEWAY = "kimi-k2-gateway"
 SERVER = "kimi-k2-llamacpp"
-NAMESPACE = "llm-models-llamacpp"
+GPU = "nvidia.com/gpu"
+OPENSHIFT_GROUPS = ("route.openshift.io/", "build.openshift.io/", "image.openshift.io/")
 
 Fault = namedtuple("Fault", "rule overlay subject path what hint")
 RULES = {}
@@ -145,6 +146,11 @@ class Pod:
         ]
         self.main = [container for container in self.containers if not container.init]
 
+    def ports(self, name):
+        """How others can call the port of this name: by it or by its number."""
+        return {value for container in self.main for entry in container.raw.get("ports") or []
+                if entry.get("name") == name for value in (name, entry.get("containerPort"))}
+
     def has_port(self, port):
         """Whether a container has this port, by name or by number."""
         return any(port in (entry.get("name"), entry.get("containerPort"))
@@ -152,13 +158,16 @@ class Pod:
 
 
 class Overlay:
-    """The rendered objects of one overlay."""
+    """The rendered objects of one overlay, whatever its name is: people have overlays of their own."""
 
     def __init__(self, name, objects):
         self.name, self.objects = name, objects
-        self.openshift = name.startswith("openshift-")
-        self.gpu = name.endswith("-t4")
         self.pods = [Pod(thing) for thing in objects if dig(thing, "spec.template.spec")]
+        self.namespace = next((dig(pod.owner, "metadata.namespace") for pod in self.pods), None)
+        self.openshift = any(str(thing.get("apiVersion")).startswith(OPENSHIFT_GROUPS) for thing in objects)
+        self.t4 = name.endswith("-t4")
+        self.gpu = self.t4 or any(GPU in dig(container.raw, "resources.limits", {})
+                                  for pod in self.pods for container in pod.containers)
 
     def of(self, *kinds):
         return [thing for thing in self.objects if thing.get("kind") in kinds]

@@ -2,7 +2,7 @@
 import re
 
 from .core import GATEWAY, SERVER, dig, fault, rule
-from .project import FREE_SECTIONS, TUNED, parse_settings
+from .project import TUNED, parse_settings
 from .storage import files_of
 from .units import setting_seconds
 
@@ -48,41 +48,27 @@ class Settings:
     def seconds(self, key):
         seconds = setting_seconds(self.value(key))
         if seconds is None:
-            # setting-value tells it.
+            # settings-file tells it.
             seconds = setting_seconds(self.project.settings[key].default.strip('"'))
         return seconds
 
 
-@rule("setting-name")
-def setting_name(overlay, project):
-    """The gateway refuses keys and variables that it does not know, but only once it starts."""
-    settings = Settings(overlay, project)
+@rule("settings-file")
+def settings_file(overlay, project):
+    """What is not read here is taken for its default. Whether it is right, scripts/manifests asks the gateway."""
     thing = overlay.get("ConfigMap", CONFIG_MAP)
     path = "data[%s]" % FILE
     if not thing or FILE not in dig(thing, "data", {}):
         yield fault(thing or "ConfigMap/" + CONFIG_MAP, path, "there is no such file", "add it, it may be empty")
         return
+    settings = Settings(overlay, project)
     for line in settings.strange:
         yield fault(thing, path, "line %d is not understood" % line,
-                    "one table or key a line, with values as in JSON; llama-gateway check-config says more")
-    for key in settings.file:
-        if key not in project.settings and not key.startswith(tuple(name + "." for name in FREE_SECTIONS)):
-            yield fault(thing, path, "there is no setting %s" % key, "docs/configuration.md has them all")
-    variables = {setting.variable for setting in project.settings.values()}
-    for name in settings.env:
-        if name.startswith("LLAMA_GATEWAY_") and name not in variables:
-            yield fault(settings.pod.owner, settings.container.path + ".env", "there is no setting for %s" % name,
-                        "docs/configuration.md has them all")
-
-
-@rule("setting-value")
-def setting_value(overlay, project):
-    """Durations that decide about the pod's grace and the router's patience must be ones."""
-    settings = Settings(overlay, project)
+                    "write tables, and keys with texts, numbers or lists, as scripts/lib/lint/project.py reads")
     for key in ("timeouts.total", "server.drain_grace"):
         if setting_seconds(settings.value(key)) is None:
-            yield fault(overlay.get("ConfigMap", CONFIG_MAP) or CONFIG_MAP, "data[%s]" % FILE,
-                        "%s: %r is no duration" % (key, settings.value(key)), 'write it like "2h" or "90s"')
+            yield fault(thing, path, "%s: %r is no duration" % (key, settings.value(key)),
+                        'write it like "2h" or "90s"')
 
 
 @rule("listen-address")
@@ -113,6 +99,8 @@ def upstream_url(overlay, project):
         if not service:
             yield fault(subject, "data[%s]" % FILE, "upstream.urls: %r names no Service of this set" % url,
                         "use dns://%s:8001" % SERVER)
+        elif dig(service, "spec.publishNotReadyAddresses"):
+            yield fault(service, "spec.publishNotReadyAddresses", "names pods that load or end", "remove it")
         elif match.group(1) == "dns" and dig(service, "spec.clusterIP") != "None":
             yield fault(service, "spec.clusterIP", "is not None, but the gateway looks for its pods by DNS",
                         "set clusterIP: None")
@@ -132,6 +120,11 @@ def mounted_file(overlay, project):
             if path and not _mounted(overlay, settings.pod, settings.container, path):
                 yield fault(settings.pod.owner, settings.container.path + ".volumeMounts",
                             "%s is %s, which no volume has" % (key, path), "mount the Secret there")
+        words = settings.container.raw.get("args") or []
+        for option, path in zip(words, words[1:]):
+            if option == "--config" and not _mounted(overlay, settings.pod, settings.container, path):
+                yield fault(settings.pod.owner, settings.container.path + ".args", "no volume has %s" % path,
+                            "mount the ConfigMap %s there" % CONFIG_MAP)
         if not _mounted(overlay, settings.pod, settings.container, str(settings.value("server.data_dir")) + "/x"):
             yield fault(settings.pod.owner, settings.container.path + ".volumeMounts",
                         "server.data_dir is %s, which no volume has" % settings.value("server.data_dir"),
@@ -186,7 +179,7 @@ def same_upstream_key(overlay, project):
 
 @rule("parameter-name")
 def parameter_name(overlay, project):
-    """A parameter that nobody reads is a setting that does nothing; one that is not in the file is not found."""
+    """A parameter that nobody reads or gets does nothing; one that is not in the file is not found."""
     thing = overlay.get("ConfigMap", PARAMETERS_MAP)
     if not thing:
         yield fault("ConfigMap/" + PARAMETERS_MAP, "data", "is missing", "add it")
@@ -198,3 +191,8 @@ def parameter_name(overlay, project):
                         "docs/llama-server.md and docs/model-fetcher.md have the parameters")
     for name in sorted(TUNED - set(dig(thing, "data", {}))):
         yield fault(thing, "data[%s]" % name, "is missing: who tunes the server looks here", "add it with its default")
+    pod = overlay.pod(SERVER)
+    for container in pod.containers if pod else []:
+        if not container_env(overlay, container).get("MODEL_REPO"):
+            yield fault(pod.owner, container.path + ".envFrom", "the container does not get the parameters",
+                        "take them from the ConfigMap %s" % PARAMETERS_MAP)

@@ -2,7 +2,7 @@
 import re
 
 from . import promql
-from .core import NAMESPACE, SERVER, dig, fault, labels_of, matches, name_of, rule
+from .core import SERVER, dig, fault, labels_of, matches, name_of, rule
 from .project import Metric
 from .storage import SECRETS
 
@@ -102,7 +102,7 @@ def target_name(overlay, project):
             if matches(dig(monitor, "spec.selector", {}), labels_of(service))}
     for thing, path, expression in parsed(overlay):
         for selector in promql.selectors(expression):
-            for label, known in (("job", jobs), ("namespace", {NAMESPACE})):
+            for label, known in (("job", jobs), ("namespace", {overlay.namespace})):
                 value = selector.exact.get(label)
                 if value and value not in known and not PLATFORM.fullmatch(str(selector.metric)):
                     yield fault(thing, path, "there is no %s %s" % (label, value),

@@ -1,8 +1,15 @@
 """Rules about NetworkPolicies: who may talk to whom, and on which port of the pods."""
+import re
+
 from .core import GATEWAY, SERVER, dig, fault, labels_of, matches, name_of, rule
+from .references import is_open
 
 ROUTERS = ({"policy-group.network.openshift.io/ingress": ""}, {"network.openshift.io/policy-group": "ingress"})
-PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+# What every namespace of a Prometheus has in its name or its label.
+MONITORING = re.compile("monitoring|prometheus|observability|metrics")
+# The networks of clusters, and where clouds tell secrets of the machine.
+PRIVATE = {"0.0.0.0/0": {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"},
+           "::/0": {"fc00::/7", "fe80::/10"}}
 
 
 def policies(overlay, pod, direction):
@@ -24,7 +31,7 @@ def is_monitoring(peer):
     labels = dig(peer, "namespaceSelector.matchLabels", {})
     values = list(labels.values()) + [
         value for entry in dig(peer, "namespaceSelector.matchExpressions", []) for value in entry.get("values") or []]
-    return bool(values) and all("monitoring" in str(value) for value in values)
+    return bool(values) and all(MONITORING.search(str(value)) for value in values)
 
 
 def is_pod(overlay, peer, name):
@@ -32,12 +39,6 @@ def is_pod(overlay, peer, name):
     found = overlay.pods_of(peer.get("podSelector") or {})
     return (set(peer) == {"podSelector"} and bool(peer["podSelector"])
             and [name_of(pod.owner) for pod in found] == [name])
-
-
-def numbers(pod, name):
-    """How a policy can name a port of a pod: by its name or by its number."""
-    return {value for container in pod.main for entry in container.raw.get("ports") or []
-            if entry.get("name") == name for value in (name, entry.get("containerPort"))}
 
 
 @rule("default-deny")
@@ -87,6 +88,9 @@ def policy_port(overlay, project):
             groups += [("egress", entry, overlay.pods_of(selector)) for selector in own]
         for direction, entry, pods in groups:
             for port in entry.get("ports") or []:
+                if "endPort" in port:
+                    yield fault(thing, "spec.%s.ports" % direction, "opens all ports up to %s" % port["endPort"],
+                                "name each port: none of these rules sees what is between")
                 for pod in pods:
                     if not pod.has_port(port.get("port")):
                         yield fault(thing, "spec.%s.ports" % direction, "%s has no port %r"
@@ -124,7 +128,7 @@ def gateway_isolation(overlay, project):
     pod = overlay.pod(GATEWAY)
     if not pod:
         return
-    public = numbers(pod, "http")
+    public = pod.ports("http")
     for policy, peers, ports in allowed(overlay, pod, "ingress"):
         if not peers or {} in peers:
             yield fault(policy, "spec.ingress", "lets everybody reach the gateway", "name the router's namespace")
@@ -140,7 +144,7 @@ def gateway_to_server(overlay, project):
     gateway, server = overlay.pod(GATEWAY), overlay.pod(SERVER)
     if not gateway or not server:
         return
-    port = numbers(server, "http")
+    port = server.ports("http")
     for pod, direction, other in ((server, "ingress", GATEWAY), (gateway, "egress", SERVER)):
         if not any((ports is None or port & set(ports)) and any(is_pod(overlay, peer, other) for peer in peers or [])
                    for _, peers, ports in allowed(overlay, pod, direction)):
@@ -152,14 +156,14 @@ def gateway_to_server(overlay, project):
 def router_to_gateway(overlay, project):
     """A Route or Ingress answers 503 unless a policy lets its router in."""
     pod = overlay.pod(GATEWAY)
-    fronts = overlay.of("Route", "Ingress", "HTTPRoute")
+    fronts = overlay.of("Route", "Ingress", "HTTPRoute") + list(filter(is_open, overlay.of("Service")))
     if not pod or not fronts:
         return
-    public = numbers(pod, "http")
+    public = pod.ports("http")
     for _, peers, ports in allowed(overlay, pod, "ingress"):
         for peer in peers or []:
-            labels = dig(peer, "namespaceSelector.matchLabels", {})
-            known = labels in ROUTERS if overlay.openshift else "namespaceSelector" in peer and not is_monitoring(peer)
+            known = dig(peer, "namespaceSelector.matchLabels") in ROUTERS or (not overlay.of("Route") and (
+                "ipBlock" in peer or "namespaceSelector" in peer and not is_monitoring(peer)))
             if known and (ports is None or public & set(ports)):
                 return
     yield fault(fronts[0], "NetworkPolicy", "no policy lets the router reach port http of %s" % GATEWAY,
@@ -175,7 +179,7 @@ def monitoring_to_pods(overlay, project):
                 continue
             for endpoint in dig(monitor, "spec.endpoints", []):
                 for pod in overlay.pods_of_service(service):
-                    wanted = numbers(pod, endpoint.get("port"))
+                    wanted = pod.ports(endpoint.get("port"))
                     if wanted and not any(
                             (ports is None or wanted & set(ports)) and any(map(is_monitoring, peers or []))
                             for _, peers, ports in allowed(overlay, pod, "ingress")):
@@ -192,9 +196,8 @@ def open_egress(overlay, project):
             continue  # they fetch packages from wherever the cluster's mirror is
         for entry in dig(thing, "spec.egress", []):
             for peer in entry.get("to") or [{}]:
-                block = peer.get("ipBlock") or {}
-                anywhere = not peer or str(block.get("cidr", "")).endswith("/0")
+                cidr = dig(peer, "ipBlock.cidr", "") if peer else "0.0.0.0/0"
                 ports = {port.get("port") for port in entry.get("ports") or []}
-                if anywhere and not (PRIVATE <= set(block.get("except") or []) and ports == {443}):
+                if cidr in PRIVATE and not (PRIVATE[cidr] <= set(dig(peer, "ipBlock.except", [])) and ports == {443}):
                     yield fault(thing, "spec.egress", "lets pods reach more than port 443 of public addresses",
-                                "name port 443, and except %s" % ", ".join(sorted(PRIVATE)))
+                                "name port 443, and except %s" % ", ".join(sorted(PRIVATE[cidr])))

@@ -1,57 +1,50 @@
 """Rules about every object: its kind, its namespace, its labels."""
 import re
 
-from .core import NAMESPACE, dig, fault, name_of, rule
+from .core import GATEWAY, SERVER, dig, fault, name_of, rule
 
-# What the project deploys. Whatever else appears came by accident, or needs a thought and a line here.
-KINDS = {
-    ("v1", "ConfigMap"), ("v1", "Namespace"), ("v1", "PersistentVolumeClaim"), ("v1", "Service"),
-    ("v1", "ServiceAccount"), ("v1", "Secret"),  # secret-in-set says what is wrong with a Secret
-    ("apps/v1", "Deployment"), ("batch/v1", "Job"),
-    ("networking.k8s.io/v1", "Ingress"), ("networking.k8s.io/v1", "NetworkPolicy"),
-    ("policy/v1", "PodDisruptionBudget"),
-    ("gateway.networking.k8s.io/v1", "HTTPRoute"), ("route.openshift.io/v1", "Route"),
-    ("build.openshift.io/v1", "BuildConfig"), ("image.openshift.io/v1", "ImageStream"),
-    ("monitoring.coreos.com/v1", "ServiceMonitor"), ("monitoring.coreos.com/v1", "PrometheusRule"),
-}
-OPENSHIFT_GROUPS = ("route.openshift.io/", "build.openshift.io/", "image.openshift.io/")
-REASONS = {
+UNFIT = {
     "HorizontalPodAutoscaler": "queue and limits live in one gateway process: scale with replicas of llama-server",
     "PodMonitor": "both Deployments have a Service: use a ServiceMonitor",
 }
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "Namespace", "PersistentVolume", "PriorityClass", "StorageClass"}
 LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
-# Maps whose values are strings and nothing else, as dotted paths; [] stands for the elements of a list.
+# Maps whose values are strings and nothing else, as dotted paths.
 STRING_MAPS = (
     "metadata.labels", "metadata.annotations", "data", "spec.selector.matchLabels", "spec.template.metadata.labels",
     "spec.template.metadata.annotations", "spec.template.spec.nodeSelector",
 )
 
 
-@rule("known-kind")
-def known_kind(overlay, project):
-    """Only the kinds that the project means to deploy, in their current versions."""
+@rule("unfit-kind")
+def unfit_kind(overlay, project):
+    """Kinds that every cluster takes, and that do harm here."""
     for thing in overlay.objects:
-        kind = (thing.get("apiVersion"), thing.get("kind"))
-        if kind not in KINDS:
-            yield fault(thing, "apiVersion", "%s %s is not a kind that is deployed here" % kind,
-                        REASONS.get(kind[1], "use a version that every supported Kubernetes serves, "
-                                             "and add it to KINDS in scripts/lib/lint/objects.py"))
-        elif kind[0].startswith(OPENSHIFT_GROUPS) and not overlay.openshift:
-            yield fault(thing, "apiVersion", "only OpenShift has %s" % kind[1],
-                        "leave the component openshift out of this overlay")
+        if thing["kind"] in UNFIT:
+            yield fault(thing, "kind", "does not fit this system", UNFIT[thing["kind"]])
+
+
+@rule("program")
+def program(overlay, project):
+    """Most rules look for the two programs by their names, and would see nothing without a word."""
+    for name in (GATEWAY, SERVER):
+        if not overlay.pod(name):
+            yield fault("Deployment/" + name, "metadata.name", "there is no such Deployment",
+                        "names are fixed: leave out namePrefix and nameSuffix, and have another namespace instead")
 
 
 @rule("namespace")
 def namespace(overlay, project):
     """What has no namespace lands in the one that the user happens to be in."""
+    hint = "set namespace: in the overlay's kustomization.yaml, that of the base does not reach all"
     for thing in overlay.objects:
         found = dig(thing, "metadata.namespace")
-        if thing.get("kind") == "Namespace":
-            if name_of(thing) != NAMESPACE:
-                yield fault(thing, "metadata.name", "the namespace is called %s" % NAMESPACE, "rename it")
-        elif found != NAMESPACE:
-            yield fault(thing, "metadata.namespace", "is %s, not %s" % (found or "missing", NAMESPACE),
-                        "set namespace: in the overlay's kustomization.yaml, that of the base does not reach all")
+        if thing["kind"] == "Namespace":
+            if name_of(thing) != overlay.namespace:
+                yield fault(thing, "metadata.name", "the programs are in %s" % overlay.namespace, hint)
+        elif thing["kind"] not in CLUSTER_WIDE and (found is None or found != overlay.namespace):
+            yield fault(thing, "metadata.namespace", "is %s, the programs are in %s"
+                        % (found or "missing", overlay.namespace), hint)
 
 
 @rule("label-value")

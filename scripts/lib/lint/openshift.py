@@ -1,5 +1,6 @@
 """Rules about Routes: what the API server takes, and the router then does not do."""
 from .core import annotations_of, dig, fault, name_of, rule
+from .gateway import Settings
 
 ROUTER = "haproxy.router.openshift.io/"
 ANNOTATIONS = {
@@ -12,12 +13,13 @@ ANNOTATIONS = {
 
 @rule("route-termination")
 def route_termination(overlay, project):
-    """The API server takes any text here."""
+    """The API server takes any text here, and a router that speaks another protocol than the gateway gets no answer."""
+    wanted = "reencrypt" if Settings(overlay, project).value("server.tls_certificate") else "edge"
     for route in overlay.of("Route"):
         found = dig(route, "spec.tls.termination")
-        if found != "edge":
+        if found != wanted:
             yield fault(route, "spec.tls.termination", "is %r" % found,
-                        "set edge: the gateway speaks plain HTTP behind the router")
+                        "set %s, or change server.tls_certificate of the gateway" % wanted)
 
 
 @rule("route-insecure")

@@ -70,6 +70,9 @@ def liveness_patience(overlay, project):
         if field == "livenessProbe" and least and span(probe) < least:
             yield fault(pod.owner, container.path + ".livenessProbe", "kills after %d s" % span(probe),
                         "raise failureThreshold: at least %d s" % least)
+        if field == "livenessProbe" and least and probe.get("timeoutSeconds", 1) < 5:
+            yield fault(pod.owner, container.path + ".livenessProbe.timeoutSeconds",
+                        "is %d s" % probe.get("timeoutSeconds", 1), "set it to 5 or more")
 
 
 @rule("gateway-probes")

@@ -14,8 +14,9 @@ TUNED = {"MODEL_REPO", "QUANT_TYPE", "TEMPERATURE", "MIN_P", "CTX_SIZE", "N_GPU_
 # Every HTTP client reads these.
 PROXIES = {"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"}
 
-# Sections of the gateway's file whose tables have names of the operator's choice.
-FREE_SECTIONS = ("policies", "tenants", "issuers", "prices", "queue.classes", "requests.extra_fields")
+
+class ProjectError(Exception):
+    """Says what the rules need of the repository and do not find, and ends with a hint."""
 
 
 class Project:
@@ -26,52 +27,62 @@ class Project:
 
     @lru_cache(maxsize=None)
     def read(self, name):
-        return (self.root / name).read_text(encoding="utf-8")
+        try:
+            return (self.root / name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ProjectError("%s\nhint: run it in a whole working copy of the project" % error) from None
+
+    @lru_cache(maxsize=None)
+    def find(self, pattern, name):
+        """All matches in a file. None at all is an error: rules would have nothing to compare with."""
+        found = re.findall(pattern, self.read(name), re.MULTILINE)
+        if not found:
+            raise ProjectError("%s: nothing in it looks like %s\nhint: the file has another form now; correct the "
+                               "pattern in scripts/lib/lint/project.py" % (name, pattern))
+        return found
 
     @property
     def version(self):
         """The version of the workspace, which is the tag of both images."""
-        return re.search(r'\[workspace\.package\][^\[]*?^version = "([^"]+)"', self.read("Cargo.toml"),
-                         re.MULTILINE).group(1)
+        return self.find(r'\[workspace\.package\][^\[]*?^version = "([^"]+)"', "Cargo.toml")[0]
 
     @property
     def last_words(self):
         """Seconds that streams have after the gateway's drain grace."""
-        return int(re.search(r"LAST_WORDS: Duration = Duration::from_secs\((\d+)\)",
-                             self.read("gateway/src/server/drain.rs")).group(1))
+        pattern = r"LAST_WORDS: Duration = Duration::from_secs\((\d+)\)"
+        return int(self.find(pattern, "gateway/src/server/drain.rs")[0])
 
     @property
     @lru_cache(maxsize=None)
     def metrics(self):
         """The gateway's metrics, by name."""
-        rows = re.compile(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
-        found = rows.findall(self.read("docs/metrics.md"))
+        found = self.find(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \|", "docs/metrics.md")
         return {name: Metric(kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in found}
 
     @property
     @lru_cache(maxsize=None)
     def settings(self):
         """The gateway's settings, by dotted key."""
-        found = {}
-        for section in re.split(r"^## ", self.read("docs/configuration.md"), flags=re.MULTILINE)[1:]:
-            name = section.split("\n", 1)[0].strip()
-            for key, default, variable in re.findall(r"^\| `(\w+)` \| `(.*?)` \| `(\w+)` \|", section, re.MULTILINE):
-                found["%s.%s" % (name, key)] = Setting(variable, default)
+        found, section = {}, ""
+        for heading, key, default, variable in self.find(
+                r"^## (.+)|^\| `(\w+)` \| `(.*?)` \| `(\w+)` \|", "docs/configuration.md"):
+            section = heading.strip() or section
+            if key:
+                found["%s.%s" % (section, key)] = Setting(variable, default)
         return found
 
     @property
     @lru_cache(maxsize=None)
     def parameters(self):
         """The parameters of llama-server's container and of its preStop hook, with their defaults."""
-        scripts = self.read("server-image/entrypoint.sh") + self.read("server-image/drain.sh")
-        return dict(re.findall(r"\$\{([A-Z]\w+):[=-]([^}]*)\}", scripts))
+        pattern = r"\$\{([A-Z]\w+):[=-]([^}]*)\}"
+        return dict(self.find(pattern, "server-image/entrypoint.sh") + self.find(pattern, "server-image/drain.sh"))
 
     @property
     @lru_cache(maxsize=None)
     def fetcher_parameters(self):
         """The names of the parameters of model-fetcher."""
-        source = self.read("server-image/model-fetcher/src/parameters.rs")
-        return set(re.findall(r'"([A-Z0-9]+(?:_[A-Z0-9]+)+)"', source)) | PROXIES
+        return PROXIES.union(self.find(r'"([A-Z0-9]+(?:_[A-Z0-9]+)+)"', "server-image/model-fetcher/src/parameters.rs"))
 
     @lru_cache(maxsize=None)
     def anchors(self, document):
@@ -85,26 +96,38 @@ class Project:
 def parse_settings(text):
     """The keys and values of a file for the gateway, and the numbers of lines that are not understood.
 
-    Only what such a file needs: tables, and values on one line that are written as in JSON.
+    Only what such a file needs, since Python 3.9 has nothing that reads TOML: tables, texts, numbers and lists.
     """
     values, strange, section = {}, [], ""
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        table = re.fullmatch(r"\[([\w.-]+)\](?:\s*#.*)?", line)
-        pair = re.fullmatch(r"([\w.-]+)\s*=\s*(.+)", line)
+    for number, line in _logical_lines(text):
+        table = re.fullmatch(r"\[\s*([\w.-]+)\s*\]", line)
+        pair = re.fullmatch(r"([\w.-]+)\s*=\s*(.+)", line, re.DOTALL)
         if table:
-            section = table.group(1)
-        elif pair:
-            try:
-                value, end = json.JSONDecoder().raw_decode(pair.group(2))
-            except ValueError:
-                strange.append(number)
-                continue
-            if not re.fullmatch(r"\s*(#.*)?", pair.group(2)[end:]):
-                strange.append(number)
-            values[("%s.%s" % (section, pair.group(1))).lstrip(".")] = value
-        else:
+            section = table.group(1) + "."
+            continue
+        try:
+            # A literal text has no escapes; a list may end with a comma.
+            plain = _LITERAL.sub(lambda match: match[0] if match[1] is None else json.dumps(match[1]), pair.group(2))
+            values[section + pair.group(1)] = json.loads(re.sub(r",\s*\]$", "]", plain))
+        except (AttributeError, ValueError):
             strange.append(number)
     return values, strange
+
+
+_TEXT = r'"(?:[^"\\\n]|\\.)*"'
+_LITERAL = re.compile(_TEXT + r"|'([^'\n]*)'")
+_COMMENT = re.compile("(" + _TEXT + r"|'[^'\n]*')|#.*")
+
+
+def _logical_lines(text):
+    """(number of the first line, text without comments) of each line; one with an open list goes on in the next."""
+    pending, start = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        line = _COMMENT.sub(lambda match: match[1] or "", line).strip()
+        start = start if pending else number
+        pending = (pending + " " + line).strip()
+        if pending and not ("=" in pending and pending.count("[") > pending.count("]")):
+            yield start, pending
+            pending = ""
+    if pending:
+        yield start, pending

@@ -1,5 +1,5 @@
 """Rules about names and ports by which one object means another."""
-from .core import GATEWAY, NAMESPACE, dig, fault, labels_of, matches, name_of, rule
+from .core import GATEWAY, dig, fault, labels_of, matches, name_of, rule
 
 
 def backends(thing):
@@ -35,8 +35,8 @@ def service_port(overlay, kind, service, port):
 def workload_selector(overlay, project):
     """A Deployment finds its own pods."""
     for pod in overlay.pods:
-        selector = dig(pod.owner, "spec.selector")
-        if selector and not matches(selector, pod.labels):
+        selector = dig(pod.owner, "spec.selector", {})
+        if not any(selector.values()) or not matches(selector, pod.labels):
             yield fault(pod.owner, "spec.selector", "does not match the labels of its own pods",
                         "make matchLabels a part of spec.template.metadata.labels")
 
@@ -109,9 +109,28 @@ def public_target(overlay, project):
         for path, name, port in backends(thing):
             service = overlay.get("Service", name)
             entry = service and service_port(overlay, thing["kind"], service, port)
-            if entry and (name, entry.get("name")) != (GATEWAY, "http"):
+            if entry and not is_public_port(overlay, service, entry):
                 yield fault(thing, path, "opens port %r of %s to the public" % (port, name),
                             "send requests to port http of %s" % GATEWAY)
+    for service in filter(is_open, overlay.of("Service")):
+        for entry in dig(service, "spec.ports", []):
+            if not is_public_port(overlay, service, entry):
+                yield fault(service, "spec.type", "opens port %r of %s to the public"
+                            % (entry.get("name"), name_of(service)),
+                            "make a Service of its own that leads to port http of %s only" % GATEWAY)
+
+
+def is_open(service):
+    """Whether a Service is to be reached from outside of the cluster."""
+    spec = service.get("spec") or {}
+    return spec.get("type") in ("NodePort", "LoadBalancer") or bool(spec.get("externalIPs"))
+
+
+def is_public_port(overlay, service, entry):
+    """Whether a port of a Service leads to nothing but the gateway's port http."""
+    target = entry.get("targetPort", entry.get("port"))
+    return all(name_of(pod.owner) == GATEWAY and (target in pod.ports("http") or not pod.has_port(target))
+               for pod in overlay.pods_of_service(service))
 
 
 @rule("service-monitor")
@@ -123,10 +142,12 @@ def service_monitor(overlay, project):
         if not selected:
             yield fault(monitor, "spec.selector", "selects no Service", "select labels that a Service itself has")
         for name in dig(monitor, "spec.namespaceSelector.matchNames", []):
-            if name != NAMESPACE:
+            if name != overlay.namespace:
                 yield fault(monitor, "spec.namespaceSelector", "looks into %s" % name,
                             "leave namespaceSelector out: OpenShift ignores it")
         for endpoint in dig(monitor, "spec.endpoints", []):
+            if endpoint.get("path", "/metrics") != "/metrics":
+                yield fault(monitor, "spec.endpoints.path", "is %s" % endpoint["path"], "set it to /metrics")
             for service in selected:
                 if endpoint.get("port") not in [entry.get("name") for entry in dig(service, "spec.ports", [])]:
                     yield fault(monitor, "spec.endpoints", "Service %s has no port named %r"

@@ -1,8 +1,7 @@
 """Rules about quantities, GPUs, replicas and disruption."""
-from .core import GATEWAY, SERVER, dig, fault, name_of, rule
+from .core import GATEWAY, GPU, SERVER, dig, fault, name_of, rule
 from .units import quantity
 
-GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 CARD = "Tesla-T4"
 
@@ -50,20 +49,26 @@ def requests_within_limits(overlay, project):
 
 @rule("gpu-node")
 def gpu_node(overlay, project):
-    """The pod must land on a node whose card nobody shares: time-slicing names it Tesla-T4-SHARED."""
+    """The pod must land on a node with its card, and one that nobody shares: time-slicing names it Tesla-T4-SHARED."""
     pod = overlay.pod(SERVER)
     if not pod:
         return
     terms = dig(pod.spec, "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms", [])
     wanted = [[(entry.get("key"), entry.get("operator"), entry.get("values"))
-               for entry in term.get("matchExpressions") or [] if str(entry.get("key")).startswith("nvidia.com/")]
+               for entry in term.get("matchExpressions") or [] if str(entry.get("key")).startswith(GPU)]
               for term in terms]
+    named = dig(pod.spec, "nodeSelector", {}).get(PRODUCT)
+    if named:
+        wanted.append([(PRODUCT, "In", [named])])
     path = pod.path + ".affinity.nodeAffinity"
-    if overlay.gpu and (not wanted or any(term != [(PRODUCT, "In", [CARD])] for term in wanted)):
+    if overlay.t4 and (not wanted or any(term != [(PRODUCT, "In", [CARD])] for term in wanted)):
         yield fault(pod.owner, path, "does not require %s In [%s]" % (PRODUCT, CARD),
-                    "it is the label of a T4 that is not shared; other cards: see docs/customisation.md")
-    if not overlay.gpu and any(wanted):
-        yield fault(pod.owner, path, "requires a GPU, which this overlay does not use", "remove it")
+                    "it is the label of a T4 that is not shared; with another card, call the overlay other than -t4")
+    elif overlay.gpu and not (wanted and all(wanted)):
+        yield fault(pod.owner, path, "requires no card", "name yours by %s: see docs/customisation.md" % PRODUCT)
+    elif not overlay.gpu and any(wanted):
+        yield fault(pod.owner, path, "requires a node with a card, but no container asks for one",
+                    "remove it, or set %s in requests and limits" % GPU)
 
 
 @rule("gpu-toleration")
@@ -84,7 +89,7 @@ def gpu_count(overlay, project):
         path = "%s.resources[%s]" % (container.path, GPU)
         if str(asked) != str(allowed):
             yield fault(pod.owner, path, "requests %s, limits %s" % (asked, allowed), "set both to the same number")
-        elif allowed is not None and (not overlay.gpu or name_of(pod.owner) != SERVER or container.init):
+        elif allowed is not None and (name_of(pod.owner) != SERVER or container.init):
             yield fault(pod.owner, path, "takes a GPU that it does not use", "remove it")
     pod = overlay.pod(SERVER)
     if pod and overlay.gpu and not any(GPU in dig(container.raw, "resources.limits", {}) for container in pod.main):
@@ -95,14 +100,11 @@ def gpu_count(overlay, project):
 @rule("recreate")
 def recreate(overlay, project):
     """A new pod waits for ever for the volume and the GPU that the old one holds, unless the old one goes first."""
-    once = {name_of(thing) for thing in overlay.of("PersistentVolumeClaim")
-            if not set(dig(thing, "spec.accessModes", [])) <= {"ReadWriteMany", "ReadOnlyMany"}}
     for pod in overlay.pods:
         if pod.owner["kind"] != "Deployment":
             continue
         strategy = dig(pod.owner, "spec.strategy", {})
-        claims = {dig(volume, "persistentVolumeClaim.claimName") for volume in pod.spec.get("volumes") or []}
-        if claims & once and strategy.get("type") != "Recreate":
+        if claims_of(pod) & of_one_node(overlay) and strategy.get("type") != "Recreate":
             yield fault(pod.owner, "spec.strategy.type", "is %s, with a volume that one node can use"
                         % strategy.get("type", "RollingUpdate"), "set type: Recreate")
         if strategy.get("type") == "Recreate" and strategy.get("rollingUpdate"):
@@ -111,11 +113,26 @@ def recreate(overlay, project):
 
 @rule("replicas")
 def replicas(overlay, project):
-    """One gateway process serves a data directory, and one llama-server has the GPU and the volume."""
-    for pod in overlay.pods:
-        count = dig(pod.owner, "spec.replicas", 1)
-        if name_of(pod.owner) in (GATEWAY, SERVER) and count != 1:
-            yield fault(pod.owner, "spec.replicas", "is %s" % count, "set it to 1")
+    """One gateway process serves a data directory; several llama-servers need a volume that all of them reach."""
+    gateway, server = overlay.pod(GATEWAY), overlay.pod(SERVER)
+    if gateway and dig(gateway.owner, "spec.replicas", 1) > 1:
+        yield fault(gateway.owner, "spec.replicas", "is %s" % dig(gateway.owner, "spec.replicas"), "set it to 1")
+    if (server and dig(server.owner, "spec.replicas", 1) > 1 and claims_of(server) & of_one_node(overlay)
+            and not dig(server.spec, "affinity.podAffinity")):
+        yield fault(server.owner, "spec.replicas", "is %s, with a volume that one node can use"
+                    % dig(server.owner, "spec.replicas"),
+                    "give the claim ReadWriteMany, or keep the pods on one node by podAffinity")
+
+
+def claims_of(pod):
+    """The names of the claims that a pod mounts."""
+    return {dig(volume, "persistentVolumeClaim.claimName") for volume in pod.spec.get("volumes") or []}
+
+
+def of_one_node(overlay):
+    """The names of the claims that only one node can use at a time."""
+    return {name_of(thing) for thing in overlay.of("PersistentVolumeClaim")
+            if not {"ReadWriteMany", "ReadOnlyMany"} & set(dig(thing, "spec.accessModes", []))}
 
 
 @rule("disruption-budget")
@@ -123,8 +140,9 @@ def disruption_budget(overlay, project):
     """A budget that cannot be kept blocks the drain of a node for ever; one that selects nothing does nothing."""
     for thing in overlay.of("PodDisruptionBudget"):
         spec = thing.get("spec") or {}
-        pods = overlay.pods_of(spec.get("selector") or {})
-        if not pods or not spec.get("selector"):
+        selector = spec.get("selector") or {}
+        pods = overlay.pods_of(selector)
+        if not pods or not any(selector.values()):
             yield fault(thing, "spec.selector", "selects the pods of no workload", "select a label of its pods")
         if "minAvailable" in spec and "maxUnavailable" in spec:
             yield fault(thing, "spec", "has minAvailable and maxUnavailable", "keep maxUnavailable: 1")

@@ -157,8 +157,12 @@ def secret_in_set(overlay, project):
 def ingress_tls(overlay, project):
     """Without TLS every key crosses the net in clear."""
     for ingress in overlay.of("Ingress"):
-        covered = {host for entry in dig(ingress, "spec.tls", []) for host in entry.get("hosts") or []}
-        for entry in dig(ingress, "spec.rules", []):
-            if entry.get("host") not in covered:
-                yield fault(ingress, "spec.tls", "does not cover the host %s" % entry.get("host"),
-                            "add it to spec.tls[].hosts, with the Secret of its certificate")
+        entries = dig(ingress, "spec.tls", [])
+        covered = {host for entry in entries for host in entry.get("hosts") or []}
+        if not entries:
+            yield fault(ingress, "spec.tls", "is missing", "add it, with the Secret of the certificate")
+        elif all(entry.get("hosts") for entry in entries):  # without hosts, it is for all
+            for host in (entry.get("host", "") for entry in dig(ingress, "spec.rules", [])):
+                if host not in covered and re.sub(r"^[^.]+", "*", host) not in covered:
+                    yield fault(ingress, "spec.tls", "does not cover the host %s" % (host or "of all names"),
+                                "add it to spec.tls[].hosts, with the Secret of its certificate")

@@ -95,7 +95,7 @@ def claim(overlay, project):
 
 @rule("volume")
 def volume_mounts(overlay, project):
-    """Every mount has a volume, every volume a mount, every directory one mount."""
+    """Every mount has a volume, every volume a mount and a source, every directory one mount."""
     for pod in overlay.pods:
         volumes = {volume.get("name") for volume in pod.spec.get("volumes") or []}
         mounted = set()
@@ -110,8 +110,22 @@ def volume_mounts(overlay, project):
                     yield fault(pod.owner, container.path + ".volumeMounts", "two mounts at %s" % mount["mountPath"],
                                 "remove one")
                 places.add(mount["mountPath"])
+        for volume in pod.spec.get("volumes") or []:
+            if set(volume) <= {"name"}:
+                yield fault(pod.owner, "%s.volumes[%s]" % (pod.path, volume.get("name")), "has no source",
+                            "name a claim, ConfigMap or Secret, or make it emptyDir: {}")
         for name in sorted(volumes - mounted):
             yield fault(pod.owner, "%s.volumes[%s]" % (pod.path, name), "no container mounts it", "remove it")
+
+
+@rule("tmp")
+def tmp(overlay, project):
+    """Both programs and the scripts around them write to /tmp, and the root is read-only."""
+    for pod, container in overlay.containers():
+        if not any(mount["mountPath"].rstrip("/") == "/tmp" and not mount.get("readOnly")
+                   for mount in container.raw.get("volumeMounts") or []):
+            yield fault(pod.owner, container.path + ".volumeMounts", "/tmp cannot be written",
+                        "mount an emptyDir there")
 
 
 @rule("sub-path")

@@ -10,6 +10,12 @@ NGINX = "nginx.ingress.kubernetes.io/"
 AFTER_DRAIN = 15
 
 
+def ingresses(overlay):
+    """The Ingresses for nginx. Other controllers have annotations of their own, which nobody knows here."""
+    return [thing for thing in overlay.of("Ingress") if "nginx" in dig(thing, "spec.ingressClassName", "nginx")
+            or any(key.startswith(NGINX) for key in annotations_of(thing))]
+
+
 @rule("route-timeout")
 def route_timeout(overlay, project):
     """The router drops a duration that it does not understand, silently, and takes its default of 30 s."""
@@ -24,7 +30,7 @@ def route_timeout(overlay, project):
 @rule("ingress-timeout")
 def ingress_timeout(overlay, project):
     """The Ingress controller for nginx takes numbers of seconds, and ignores what has a unit."""
-    for ingress in overlay.of("Ingress"):
+    for ingress in ingresses(overlay):
         for key in ("proxy-read-timeout", "proxy-send-timeout", "proxy-connect-timeout"):
             text = annotations_of(ingress).get(NGINX + key)
             if text is not None and nginx_seconds(text) is None:
@@ -35,7 +41,7 @@ def ingress_timeout(overlay, project):
 @rule("ingress-stream")
 def ingress_stream(overlay, project):
     """A proxy that collects an answer before it passes it on makes no stream of it."""
-    for ingress in overlay.of("Ingress"):
+    for ingress in ingresses(overlay):
         for key in ("proxy-buffering", "proxy-request-buffering"):
             if annotations_of(ingress).get(NGINX + key) != "off":
                 yield fault(ingress, "metadata.annotations[%s%s]" % (NGINX, key), "is not off", 'set it to "off"')
@@ -45,7 +51,7 @@ def ingress_stream(overlay, project):
 def ingress_body_size(overlay, project):
     """nginx refuses bodies above 1 MB with a page of HTML; the gateway's limit shall count."""
     limit = Settings(overlay, project).value("server.max_body_bytes")
-    for ingress in overlay.of("Ingress"):
+    for ingress in ingresses(overlay):
         text = annotations_of(ingress).get(NGINX + "proxy-body-size", "1m")
         size = nginx_bytes(text)
         if size is None or size < int(limit):
@@ -86,7 +92,7 @@ def front_timeouts(thing):
 def front_timeout(overlay, project):
     """An answer in one piece is silent until it is whole: who stands in front must wait as long as the gateway."""
     total = Settings(overlay, project).seconds("timeouts.total")
-    for thing in overlay.of("Route", "Ingress", "HTTPRoute"):
+    for thing in overlay.of("Route", "HTTPRoute") + ingresses(overlay):
         for path, given, seconds in front_timeouts(thing):
             if not given:
                 yield fault(thing, path, "is missing: a default of seconds counts",

@@ -1,4 +1,4 @@
-"""The images that containers are made of: folders with rootfs/ and image.json, as `scripts/images rootfs` makes them.
+"""The images that containers are made of: folders with rootfs/ and image.json, as scripts/images makes them.
 
 Takes an image's name as it stands in a manifest; gives what is to be run in which file system.
 """
@@ -13,7 +13,7 @@ from .manifest import ROOT
 
 def build(folder):
     """Builds both images into a folder that does not exist yet."""
-    if subprocess.run([ROOT / "scripts" / "images", "rootfs", folder], check=False).returncode != 0:
+    if subprocess.run([ROOT / "scripts" / "images", folder], check=False).returncode != 0:
         raise Failed("the images could not be built: the message is above")
 
 
@@ -35,6 +35,6 @@ class Images:
         name = reference.split("/")[-1].split("@")[0].split(":")[0]
         if name not in self.known:
             if not (self.folder / name / "image.json").exists():
-                raise Failed(f"there is no image {name} in {self.folder}: scripts/images rootfs DIR makes them")
+                raise Failed(f"there is no image {name} in {self.folder}: scripts/images DIR makes them")
             self.known[name] = Image(self.folder / name)
         return self.known[name]

@@ -11,7 +11,7 @@ def merge(live, document):
     """The object after an apply. It is equal to `live` if nothing changed."""
     if live is None:
         after = {**copy.deepcopy(document), LAST: document}
-        after["metadata"].update(generation=1, resourceVersion=1)
+        after["metadata"].update(generation=1, resourceVersion="1")
         return defaults(after)
     after = without(copy.deepcopy(live), live.get(LAST, {}), document)
     after = overlaid(after, document)
@@ -19,7 +19,7 @@ def merge(live, document):
     if after["kind"] == "PersistentVolumeClaim":
         check_claim(live, after)
     if after != live:
-        after["metadata"]["resourceVersion"] += 1
+        after["metadata"]["resourceVersion"] = str(int(live["metadata"]["resourceVersion"]) + 1)
         if any(after.get(field) != live.get(field) for field in ("spec", "data")):
             after["metadata"]["generation"] += 1
     return after

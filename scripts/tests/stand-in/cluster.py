@@ -25,6 +25,8 @@ def cluster(mode):
     enabled = "false" if mode("no-monitoring") else "true"
     config = {"config.yaml": f"enableUserWorkload: {enabled}\n"}
     yield thing("ConfigMap", "cluster-monitoring-config", "openshift-monitoring", data=config)
+    if mode("own-certificate"):
+        yield thing("ConfigMap", "default-ingress-cert", "openshift-config-managed", data={"ca-bundle.crt": "a certificate"})
     policy = "Continue" if mode("no-monitoring") else "Abort"
     yield thing("IngressController", "default", "openshift-ingress-operator", spec={"closedClientConnectionPolicy": policy})
     state = "Removed" if mode("no-registry") else "Managed"

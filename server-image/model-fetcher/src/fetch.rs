@@ -19,7 +19,7 @@ use crate::parameters::{Parameters, is_plain};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::quantisation::select;
-use crate::record::{COMPLETE, FileEntry, LOADING, Record};
+use crate::record::{COMPLETE, FileEntry, Record};
 use crate::room;
 use crate::volume::{Volume, files};
 
@@ -85,9 +85,6 @@ pub async fn fetch(parameters: &Parameters, volume: &Volume) -> Result<(), Fault
 
 /// Whether the model is there as it is configured. That needs no network and takes milliseconds.
 fn is_complete(parameters: &Parameters, home: &Path) -> Result<bool, Fault> {
-    if home.join(LOADING).exists() {
-        return Ok(false);
-    }
     let Some(record) = Record::read(home, COMPLETE)? else { return Ok(false) };
     let revision = &parameters.revision;
     let same = record.revision == *revision || record.commit.as_ref() == Some(revision);

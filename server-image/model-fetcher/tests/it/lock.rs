@@ -9,5 +9,6 @@ async fn who_comes_second_waits_and_finds_the_model() {
     one.unwrap();
     other.unwrap();
     world.assert_whole(&[SHARD_1, SHARD_2]);
-    assert_eq!(world.hub.ranges().len(), 2);
+    // Two questions to the API and two files: the second one asked nobody.
+    assert_eq!((world.hub.requests().len(), world.hub.ranges().len()), (4, 2));
 }
