@@ -97,9 +97,13 @@ def bill_of_materials(image):
     bill = json.loads((image / "rootfs" / "opt" / "llama.cpp" / "sbom.cdx.json").read_text())
     names = [component["name"] for component in bill["components"]]
     expect("the bill of materials begins with", names[0], "llama.cpp")
+    release = bill["components"][0]["version"]
+    labels = json.loads((image / "image.json").read_text())["Labels"]
+    told = labels["org.opencontainers.image.description"]
+    expect(f"the label {told!r} names {release}", release in told.replace(",", "").split(), True)
     vendored = {"cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "xxHash"}
     expect("it lists the vendored libraries", vendored <= set(names), True)
-    say(f"kimi-k2-llamacpp: {bill['components'][0]['version']}, with {', '.join(names[1:])}")
+    say(f"kimi-k2-llamacpp: {release}, with {', '.join(names[1:])}")
 
 
 def fetcher(image):
