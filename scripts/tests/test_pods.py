@@ -187,6 +187,8 @@ class TheImages(unittest.TestCase):
         release = re.search(r"^release (.*)$", (ROOT / "server-image" / "llama.cpp.pin").read_text(), re.MULTILINE)
         versions = {component["name"]: component["version"] for component in bill["components"]}
         self.assertEqual((bill["bomFormat"], versions["llama.cpp"]), ("CycloneDX", release.group(1)))
+        labels = json.loads((IMAGES / LLAMA_SERVER / "image.json").read_text())["Labels"]
+        self.assertIn(release.group(1), labels["org.opencontainers.image.description"])
         for name in ("cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "xxHash"):
             self.assertTrue(versions[name], name)
 
