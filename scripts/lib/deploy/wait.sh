@@ -104,13 +104,14 @@ show_container() { # deployment, pod, init or main, container
 
 # What does not get better by waiting. A container may end twice while this run looks on.
 check_hopeless() { # deployment, container, reason, restarts
-    : "${restarts_before[$1/$2]:=$4}"
+    local before container=$1/$2
+    before=${restarts_before[$container]:=${4:-0}}
     case $3 in
         ImagePullBackOff | InvalidImageName | ErrImageNeverPull | CreateContainerConfigError)
             explain_failure "$1" "cannot start: $3 of container $2"
             ;;
         CrashLoopBackOff)
-            [ $(($4 - restarts_before[$1/$2])) -lt 2 ] || explain_failure "$1" "cannot start: container $2 ended $4 times"
+            [ $((${4:-0} - before)) -lt 2 ] || explain_failure "$1" "cannot start: container $2 ended $4 times"
             ;;
     esac
 }
