@@ -531,6 +531,16 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     not grep -q '"kind": "Deployment"' "$state/objects.json"
 }
 
+@test "images that may not be seen are not taken for missing ones, and built again" {
+    only_stand_in
+    deployed
+    mode no-image-rights
+    deploy
+    ends_with 3
+    says "you may not see the images in llm-models-llamacpp"
+    not grep -q "start-build kimi" "$state/record/argv"
+}
+
 @test "--no-build with no image is refused" {
     only_stand_in
     deploy --no-build
