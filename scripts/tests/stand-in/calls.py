@@ -47,7 +47,8 @@ def kustomize(_namespace, words, _options):
             digest.update(file.read())
     known = os.path.join(os.environ["STAND_IN_RENDERED"], digest.hexdigest())
     if not os.path.exists(known):
-        real = subprocess.run([os.environ["STAND_IN_KUBECTL"], "kustomize", words[0]], stdout=subprocess.PIPE, check=False)
+        command = [os.environ["STAND_IN_KUBECTL"], "kustomize", words[0]]
+        real = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         if real.returncode:
             sys.exit(real.returncode)
         with open(known, "wb") as file:
@@ -148,10 +149,10 @@ def all_objects():
     objects.update(read_json("objects.json", {}))
     for key, document in list(objects.items()):
         if document.get("kind") == "Deployment":
-            name = document["metadata"]["name"]
+            name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
             document["status"] = deployment_status(document, stage_of(name), pod_stage(name))
-            for pod in pods(document, pod_stage(name)) + events(name, document["metadata"]["namespace"], pod_stage(name)):
-                objects[identity(pod)] = pod
+            for made in pods(document, pod_stage(name)) + events(name, namespace, pod_stage(name)):
+                objects[identity(made)] = made
         objects[key] = document
     return objects
 
@@ -171,7 +172,8 @@ def get(namespace, words, options):
     place = "" if kind in CLUSTER_SCOPED else namespace
     if len(words) == 1:
         items = [value for key, value in sorted(everything.items()) if key.startswith(f"{kind}/{place}/")]
-        return show({"apiVersion": "v1", "kind": "List", "items": [one for one in items if selected(one, options)]}, options)
+        items = [one for one in items if selected(one, options)]
+        return show({"apiVersion": "v1", "kind": "List", "items": items}, options)
     for name in words[1:]:
         found = everything.get(f"{kind}/{place}/{name}")
         if found is not None:
