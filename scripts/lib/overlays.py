@@ -1,7 +1,8 @@
 """Overlays as objects: what `kubectl kustomize` makes of a folder.
 
-Takes folders; gives the text, and the objects in it. For scripts/manifests and scripts/lint-manifests.
+Takes folders; gives the text, and the objects in it. For scripts/manifests, scripts/lint-manifests and scripts/pods.
 """
+
 import subprocess
 
 import yaml

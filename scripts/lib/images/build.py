@@ -2,7 +2,7 @@
 
 The final stages are built as their Containerfiles say. What a registry would have is replaced: the base images by
 folders of this machine's files, and the stage that compiles llama-server for CUDA by the same script's CPU build.
-The stage that compiles the gateway is run as written, too, in this machine's toolchain.
+The stage that compiles the gateway is run as written, too, in this machine's toolchain, but little optimised.
 
 An unpacked image is a folder with `rootfs/` and `image.json`: user, environment, entrypoint and so on, as Docker
 writes them.
@@ -67,7 +67,7 @@ def build_gateway(buildah):
     say("compiling the gateway and the model fetcher ...")
     volumes.append(f"{target}:/build/target")
     base = buildah.from_scratch("gateway", bases.gateway)
-    arguments = {"RUST_IMAGE": rust, "RUNTIME_IMAGE": base}
+    arguments = {"RUST_IMAGE": rust, "RUNTIME_IMAGE": base, "CARGO_PROFILE": "dev"}
     return buildah.build("gateway/Containerfile", arguments=arguments, volumes=volumes)
 
 

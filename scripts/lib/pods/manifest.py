@@ -4,10 +4,9 @@ Takes what `kubectl kustomize` prints; gives objects by kind and name, environme
 """
 
 import re
-import subprocess
 from pathlib import Path
 
-import yaml
+import overlays
 
 from . import Failed
 
@@ -18,12 +17,9 @@ def render(overlay):
     """The objects of an overlay, given by its name or directory."""
     folder = ROOT / "manifests" / "overlays" / overlay
     try:
-        run = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise Failed("kubectl is missing: scripts/test installs it into .cache/venv/bin, put that on PATH") from None
-    if run.returncode != 0:
-        raise Failed(f"kubectl kustomize {folder}: {run.stderr.strip()}")
-    return Manifest(list(yaml.safe_load_all(run.stdout)))
+        return Manifest(overlays.parse(overlays.render(folder), folder))
+    except overlays.RenderError as error:
+        raise Failed(str(error)) from None
 
 
 class Manifest:

@@ -4,6 +4,7 @@ Takes a rendered manifest; adds what scripts/deploy.sh and others would have bro
 """
 
 import base64
+import http.client
 import secrets
 import shutil
 import socket
@@ -41,6 +42,18 @@ def fill_models(manifest, claims, model):
     folder.mkdir(parents=True)
     # A copy, since the pod changes owner and mode.
     shutil.copy(model, folder / f"{config['MODEL_REPO'].split('/')[1]}-{quant}.gguf")
+
+
+def answers(port, path):
+    """Whether a port here answers a path with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def listen(port):

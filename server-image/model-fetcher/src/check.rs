@@ -12,6 +12,8 @@ use crate::volume::{Volume, files};
 /// # Errors
 /// When one is missing or wrong.
 pub async fn check(volume: &Volume, model: &Model, discard: bool) -> Result<(), Fault> {
+    // A fetch that begins meanwhile would put other files under the same names.
+    let _lock = if discard { Some(volume.lock_at_once()?) } else { None };
     let home = volume.home(model);
     let record = Record::read(&home, COMPLETE)?.filter(|record| record.is_of(model));
     let Some(record) = record else {

@@ -63,6 +63,8 @@ pub fn run(cli: &Cli, get: impl Fn(&str) -> Option<String>) -> ExitCode {
         .with_ansi(false)
         .with_target(false)
         .init();
+    // What is made belongs to the group too: on OpenShift another namespace has another UID, and 0 as its group.
+    rustix::process::umask(rustix::fs::Mode::WOTH);
     match until_signal(perform(&cli.command, &get)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
@@ -101,7 +103,7 @@ async fn perform(command: &Command, get: &dyn Fn(&str) -> Option<String>) -> Res
         Command::Prune => {
             let parameters = Parameters::read(get)?;
             let volume = Volume::open(&parameters.models_dir)?;
-            let _lock = volume.try_lock()?.ok_or_else(|| Fault::Locked(parameters.models_dir.clone()))?;
+            let _lock = volume.lock_at_once()?;
             let others = prune::others(&volume, &parameters.model)?;
             if others.is_empty() {
                 tracing::info!("nothing to delete: there is no other model");

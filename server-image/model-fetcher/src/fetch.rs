@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::download::Downloader;
 use crate::fault::{Fault, gb};
-use crate::hub::{RemoteFile, Snapshot, snapshot};
+use crate::hub::{RemoteFile, Snapshot, snapshot, snapshot_at};
 use crate::offline;
 use crate::parameters::{Parameters, is_plain};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::quantisation::select;
 use crate::record::{COMPLETE, FileEntry, Record};
+use crate::retry::{Attempts, Patience};
 use crate::room;
 use crate::volume::{Volume, files};
 
@@ -49,12 +50,18 @@ pub async fn fetch(parameters: &Parameters, volume: &Volume) -> Result<(), Fault
         patience.stall,
     )?;
     let repo = &parameters.model.repo;
-    let snapshot = snapshot(&client, patience, repo, &parameters.revision).await?;
+    let known = Record::any(&home)?.filter(|record| record.is_of(&parameters.model));
+    let snapshot = resolve(&client, parameters, known.as_ref()).await?;
     let chosen = choose(&snapshot, &parameters.model.quant)?;
     let record = record(parameters, &snapshot, &chosen)?;
-    let known = Record::any(&home)?.filter(|record| record.is_of(&parameters.model));
     let plan = Plan::new(&record.files, known.as_ref(), &files(&home)?);
-    room::make(volume, &parameters.model, &plan, parameters.keep_free, parameters.prune)?;
+    let jobs = jobs(&client, repo, &snapshot.commit, &chosen, &plan);
+    let in_the_way = room::in_the_way(volume, &parameters.model, &plan, parameters.keep_free, parameters.prune)?;
+    if !in_the_way.is_empty() {
+        // Of a gated repository all may see the list, and few get the files: that must not cost a model that works.
+        is_given(&client, patience, &jobs).await?;
+        room::clear(volume, &in_the_way, &plan, parameters.keep_free)?;
+    }
     fs::create_dir_all(&home).map_err(|error| Fault::io("make", &home, error))?;
     plan.begin(&home, &record)?;
 
@@ -70,7 +77,6 @@ pub async fn fetch(parameters: &Parameters, volume: &Volume) -> Result<(), Fault
     );
     let progress = Arc::new(Progress::new("fetch", there, record.bytes(), reread));
     let downloader = Downloader { client, patience: *patience, progress: progress.clone() };
-    let jobs = jobs(&downloader.client, repo, &snapshot.commit, &chosen, &plan);
     progress.report(load_all(downloader, jobs, &home, parameters.connections)).await?;
     record.finish(&home)?;
     tracing::info!(
@@ -97,6 +103,30 @@ fn is_complete(parameters: &Parameters, home: &Path) -> Result<bool, Fault> {
     Ok(complete)
 }
 
+/// What the revision is. A download that was begun goes on with its commit, whatever the branch is meanwhile.
+async fn resolve(client: &Client, parameters: &Parameters, known: Option<&Record>) -> Result<Snapshot, Fault> {
+    let (patience, repo, revision) = (&parameters.patience, &parameters.model.repo, &parameters.revision);
+    let begun = known.filter(|record| record.revision == *revision).and_then(|record| record.commit.as_deref());
+    if let Some(commit) = begun {
+        match snapshot_at(client, patience, repo, commit).await {
+            // A branch can be rewritten, and its old commits deleted.
+            Err(fault @ Fault::Refused { .. }) => tracing::warn!("asking anew what {revision} is: {fault}"),
+            found => return found,
+        }
+    }
+    snapshot(client, patience, repo, revision).await
+}
+
+/// Makes sure that the hub lets the first of the missing files be read.
+async fn is_given(client: &Client, patience: &Patience, jobs: &[(Url, FileEntry)]) -> Result<(), Fault> {
+    let Some((url, file)) = jobs.first() else { return Ok(()) };
+    let mut attempts = Attempts::new(patience, &file.name);
+    while let Err(trouble) = client.get(url, 0).await {
+        attempts.failed(trouble, false).await?;
+    }
+    Ok(())
+}
+
 fn choose<'a>(snapshot: &'a Snapshot, quant: &str) -> Result<Vec<&'a RemoteFile>, Fault> {
     let paths: Vec<_> = snapshot.files.iter().map(|file| file.path.as_str()).collect();
     let chosen = select(&paths, quant)?;
@@ -105,7 +135,8 @@ fn choose<'a>(snapshot: &'a Snapshot, quant: &str) -> Result<Vec<&'a RemoteFile>
 
 fn record(parameters: &Parameters, snapshot: &Snapshot, chosen: &[&RemoteFile]) -> Result<Record, Fault> {
     let files = chosen.iter().map(|file| entry(file)).collect::<Result<Vec<_>, _>>()?;
-    let names: BTreeSet<_> = files.iter().map(|file| &file.name).collect();
+    // Some volumes do not tell upper from lower case.
+    let names: BTreeSet<_> = files.iter().map(|file| file.name.to_ascii_lowercase()).collect();
     if names.len() != files.len() {
         return Err(unusable("two of its files have the same name"));
     }
@@ -127,7 +158,11 @@ fn entry(file: &RemoteFile) -> Result<FileEntry, Fault> {
     let Some(sha256) = file.sha256.clone() else {
         return Err(unusable(&format!("the hub tells no SHA-256 of {name}")));
     };
-    Ok(FileEntry { name: name.to_owned(), bytes: file.bytes, sha256 })
+    let entry = FileEntry { name: name.to_owned(), bytes: file.bytes, sha256 };
+    if !entry.is_sound() {
+        return Err(unusable(&format!("the hub says that {name} has {} bytes", file.bytes)));
+    }
+    Ok(entry)
 }
 
 fn base_name(path: &str) -> &str {
@@ -176,11 +211,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_hash_or_with_a_name_that_hides_is_not_fetched() {
+    fn a_file_without_a_hash_or_with_a_bad_name_or_size_is_not_fetched() {
         let file = |path: &str, sha256: Option<String>| RemoteFile { path: path.to_owned(), bytes: 1, sha256 };
         let hash = Some("0".repeat(64));
         assert_eq!(entry(&file("Q8_0/a.gguf", hash.clone())).unwrap().name, "a.gguf");
-        for bad in [file("a.gguf", None), file("Q8_0/.a.gguf", hash.clone()), file("a b.gguf", hash)] {
+        let long = format!("{}.gguf", "a".repeat(250));
+        let huge = RemoteFile { path: "a.gguf".to_owned(), bytes: u64::MAX / 2, sha256: hash.clone() };
+        let names = ["Q8_0/.a.gguf", "a b.gguf", "Q8_0/..", "a\0.gguf", &long];
+        let bad = names.map(|path| file(path, hash.clone()));
+        for bad in bad.into_iter().chain([file("a.gguf", None), huge]) {
             let fault = entry(&bad).unwrap_err();
             assert_eq!(fault.exit_code(), 4);
             assert!(fault.to_string().contains("FETCH_OFFLINE=1"), "{fault}");

@@ -62,27 +62,35 @@ struct Lfs {
 /// # Errors
 /// When the hub refuses, or fails too often.
 pub async fn snapshot(client: &Client, patience: &Patience, repo: &str, revision: &str) -> Result<Snapshot, Fault> {
-    let parts: Vec<_> = repo.split('/').collect();
-    let below = |rest: &[&str]| {
-        let segments = ["api", "models"].iter().chain(&parts).chain(rest);
-        client.address(segments.copied())
-    };
     let what = format!("{repo} at {revision}");
-    let (Revision { sha: commit }, _) = ask(client, patience, &what, &below(&["revision", revision])).await?;
+    let url = api(client, repo, &["revision", revision]);
+    let (Revision { sha: commit }, _) = ask(client, patience, &what, &url).await?;
     if !is_plain(&commit) {
         return Err(nonsense(&what, "its commit is no name"));
     }
-    let mut page = below(&["tree", &commit]);
+    snapshot_at(client, patience, repo, &commit).await
+}
+
+/// The same of a commit that is known.
+///
+/// # Errors
+/// When the hub refuses, or fails too often.
+pub async fn snapshot_at(client: &Client, patience: &Patience, repo: &str, commit: &str) -> Result<Snapshot, Fault> {
+    let mut page = api(client, repo, &["tree", commit]);
     page.query_pairs_mut().append_pair("recursive", "true");
     let what = format!("the files of {repo}");
     let mut files = Vec::new();
     for _ in 0..MAX_PAGES {
         let (entries, next): (Vec<TreeEntry>, _) = ask(client, patience, &what, &page).await?;
         files.extend(entries.into_iter().filter(|entry| entry.kind == "file").map(RemoteFile::from));
-        let Some(next) = next else { return Ok(Snapshot { commit, files }) };
+        let Some(next) = next else { return Ok(Snapshot { commit: commit.to_owned(), files }) };
         page = next;
     }
     Err(nonsense(&what, "the list does not end"))
+}
+
+fn api(client: &Client, repo: &str, rest: &[&str]) -> Url {
+    client.address(["api", "models"].into_iter().chain(repo.split('/')).chain(rest.iter().copied()))
 }
 
 impl From<TreeEntry> for RemoteFile {

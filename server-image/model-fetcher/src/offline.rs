@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::quantisation::only_model;
 use crate::record::{COMPLETE, FileEntry, Record, is_sha256};
 use crate::sink::hash_whole;
-use crate::volume::files;
+use crate::volume::{files, links};
 
 /// Hashes that come with the files, as `sha256sum *.gguf > SHA256SUMS` writes them.
 const SUMS: &str = "SHA256SUMS";
@@ -26,6 +26,9 @@ pub async fn adopt(parameters: &Parameters, home: &Path) -> Result<(), Fault> {
         hint: format!("copy all files of the model to {} and start it again", home.display()),
     };
     let record = Record::any(home)?.filter(|record| record.is_of(&parameters.model));
+    if let Some(link) = links(home)?.first() {
+        return Err(bad(format!("{link} is a link, which is not followed")));
+    }
     let present = files(home)?;
     let names: Vec<&str> = present.keys().map(String::as_str).collect();
     let chosen = only_model(&names).map_err(bad)?;

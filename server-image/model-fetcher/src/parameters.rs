@@ -80,7 +80,7 @@ impl Parameters {
         let endpoint = endpoint.ok_or_else(|| Fault::Parameter {
             name: "HF_ENDPOINT",
             // Not the value: it may hold a password.
-            problem: "is not an address, or has a user in it".to_owned(),
+            problem: "is not an address, or has a user or a query in it".to_owned(),
             hint: "set the mirror's address, such as https://mirror.example.com, or leave it unset for Hugging Face; \
                    what it wants to know of the user goes into HF_TOKEN_FILE",
         })?;
@@ -116,12 +116,16 @@ pub fn configured_model(get: &dyn Fn(&str) -> Option<String>) -> Option<Model> {
 
 /// Addresses are made from it and shown: a password must not be in it.
 fn is_endpoint(url: &Url) -> bool {
-    matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
+    let plain = url.query().is_none() && url.fragment().is_none();
+    matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none() && plain
 }
+
+/// The longest name. File systems allow 255 bytes, and a partial file's name is longer.
+const LONGEST_NAME: usize = 200;
 
 /// A name that is no path and hides nothing: it becomes part of one.
 pub fn is_plain(name: &str) -> bool {
-    !name.is_empty()
+    (1..=LONGEST_NAME).contains(&name.len())
         && !name.starts_with(['.', '-'])
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte))
 }
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_address_with_a_password_is_refused_and_not_repeated() {
-        for address in ["https://user:secret@mirror", "https://:secret@mirror", "https://secret@mirror"] {
+        for address in ["https://user:secret@mirror", "https://:secret@mirror", "https://mirror/?key=secret"] {
             let told = read(&[("HF_ENDPOINT", address)]).unwrap_err().to_string();
             assert!(told.starts_with("HF_ENDPOINT: ") && !told.contains("secret"), "{told}");
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::fault::Fault;
-use crate::record::{FileEntry, Record, remove, rename};
+use crate::record::{FileEntry, Record, is_partial_name, remove, rename};
 
 /// What there is to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Plan {
             plan.load.push((file.clone(), partial.unwrap_or_default()));
         }
         for name in present.keys().filter(|name| !kept.contains(*name)) {
-            if known.contains_key(name.as_str()) || is_partial_file(name) {
+            if known.contains_key(name.as_str()) || is_partial_name(name) {
                 plan.delete.push(name.clone());
             } else if name.to_ascii_lowercase().ends_with(".gguf") && !name.to_ascii_lowercase().contains("mmproj") {
                 plan.strangers.push(name.clone());
@@ -98,13 +98,6 @@ impl Plan {
         }
         record.begin(dir)
     }
-}
-
-/// `NAME.gguf.0123456789abcdef.partial`.
-fn is_partial_file(name: &str) -> bool {
-    name.strip_suffix(".partial").is_some_and(|name| {
-        name.rsplit_once('.').is_some_and(|(file, hash)| file.ends_with(".gguf") && hash.len() == 16)
-    })
 }
 
 #[cfg(test)]

@@ -2,20 +2,26 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::fault::{Fault, gb};
 use crate::parameters::Model;
 use crate::record::{COMPLETE, LOADING, remove};
-use crate::volume::{Found, Volume, files, is_own};
+use crate::volume::{Found, Volume, files};
 
 /// The models on the volume but the configured one.
 ///
 /// # Errors
 /// When the volume cannot be read.
 pub fn others(volume: &Volume, model: &Model) -> Result<Vec<Found>, Fault> {
-    let home = volume.home(model);
-    Ok(volume.models()?.into_iter().filter(|found| found.dir != home).collect())
+    // Not by the path: through a link, or where upper and lower case are the same, it has others.
+    let home = identity(&volume.home(model));
+    Ok(volume.models()?.into_iter().filter(|found| identity(&found.dir) != home).collect())
+}
+
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    fs::metadata(dir).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Deletes these models.
@@ -26,7 +32,7 @@ pub fn delete(models: &[Found]) -> Result<(), Fault> {
     for found in models {
         let (repo, quant) = (&found.record.repo, &found.record.quant);
         tracing::info!("deleting {repo} {quant}: {} in {}", gb(found.bytes), found.dir.display());
-        for name in files(&found.dir)?.keys().filter(|name| is_own(&found.record, name)) {
+        for name in files(&found.dir)?.keys().filter(|name| found.record.owns(name)) {
             // The record is the last to go: it says that the rest may go.
             if name != COMPLETE && name != LOADING {
                 remove(&found.dir.join(name))?;
@@ -91,5 +97,28 @@ mod tests {
         let left: Vec<_> = files(&shared).unwrap().into_keys().collect();
         assert_eq!(left, ["notes.txt"]);
         assert!(others(&volume, &model).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_configured_model_stays_also_when_it_is_named_by_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let volume = Volume::open(root.path()).unwrap();
+        put(&volume, "o/n", "Q8_0");
+        std::os::unix::fs::symlink(root.path().join("o--n"), root.path().join("l--k")).unwrap();
+        let others = |repo: &str| others(&volume, &Model { repo: repo.to_owned(), quant: "Q8_0".to_owned() }).unwrap();
+        assert!(others("l/k").is_empty());
+        assert_eq!(others("x/y").len(), 1);
+    }
+
+    #[test]
+    fn what_links_point_to_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        let volume = Volume::open(root.path()).unwrap();
+        let dir = put(&volume, "o/n", "Q8_0");
+        fs::remove_file(dir.join("a.gguf")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.join("a.gguf")).unwrap();
+        delete(&volume.models().unwrap()).unwrap();
+        assert!(outside.path().exists() && !dir.join("model.json.partial").exists());
     }
 }

@@ -18,6 +18,8 @@ pub const COMPLETE: &str = "model.json";
 pub const LOADING: &str = "model.json.partial";
 /// What is being written has another name, also one of a partial file.
 const SCRATCH: &str = "model.json.new.partial";
+/// The largest file that is believed: 16 TiB, of which sums are far from what a `u64` holds.
+const LARGEST_FILE: u64 = 1 << 44;
 
 /// A model on the volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,22 @@ impl FileEntry {
     pub fn partial_name(&self) -> String {
         format!("{}.{}.partial", self.name, self.sha256.get(..16).unwrap_or_default())
     }
+
+    /// Whether it can be a file of a model.
+    pub fn is_sound(&self) -> bool {
+        is_plain(&self.name) && is_sha256(&self.sha256) && self.bytes <= LARGEST_FILE
+    }
+}
+
+/// Whether a file is called as [`FileEntry::partial_name`] calls it.
+pub fn is_partial_name(name: &str) -> bool {
+    name.strip_suffix(".partial").is_some_and(|name| {
+        name.rsplit_once('.').is_some_and(|(file, hash)| {
+            file.to_ascii_lowercase().ends_with(".gguf")
+                && hash.len() == 16
+                && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    })
 }
 
 impl Record {
@@ -89,10 +107,18 @@ impl Record {
         self.repo == model.repo && self.quant == model.quant
     }
 
+    /// Whether a file in its directory was put there with it.
+    pub fn owns(&self, name: &str) -> bool {
+        matches!(name, COMPLETE | LOADING | SCRATCH)
+            || is_partial_name(name)
+            || self.files.iter().any(|file| file.name == name)
+    }
+
     /// Whether all files are there with their sizes. That costs milliseconds, where reading them costs minutes.
     pub fn is_whole(&self, dir: &Path) -> bool {
         self.files.iter().all(|file| {
-            fs::metadata(dir.join(&file.name)).is_ok_and(|found| found.is_file() && found.len() == file.bytes)
+            // A link is no file: what it points to may be gone where llama-server looks.
+            fs::symlink_metadata(dir.join(&file.name)).is_ok_and(|found| found.is_file() && found.len() == file.bytes)
         })
     }
 
@@ -130,8 +156,7 @@ impl Record {
     }
 
     fn is_sound(&self) -> bool {
-        let sound = |file: &FileEntry| is_plain(&file.name) && is_sha256(&file.sha256);
-        !self.files.is_empty() && self.files.iter().all(sound)
+        !self.files.is_empty() && self.files.iter().all(FileEntry::is_sound)
     }
 }
 
@@ -239,6 +264,22 @@ mod tests {
         for (text, whole) in [("ab", false), ("abc", true), ("abcd", false)] {
             fs::write(dir.path().join("a-mxfp4.gguf"), text).unwrap();
             assert_eq!(record().is_whole(dir.path()), whole, "{text}");
+        }
+        fs::write(dir.path().join("elsewhere"), "abc").unwrap();
+        fs::remove_file(dir.path().join("a-mxfp4.gguf")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", dir.path().join("a-mxfp4.gguf")).unwrap();
+        assert!(!record().is_whole(dir.path()));
+    }
+
+    #[test]
+    fn its_own_files_are_those_it_names_and_those_that_are_called_as_partial_files_are() {
+        let hash = "0123456789abcdef";
+        for name in ["a-mxfp4.gguf", "model.json", "model.json.partial", "model.json.new.partial"] {
+            assert!(record().owns(name), "{name}");
+        }
+        assert!(record().owns(&format!("b.gguf.{hash}.partial")) && record().owns(&format!("b.GGUF.{hash}.partial")));
+        for name in ["b.gguf", "b.gguf.partial", "b.gguf.0123456789abcdeg.partial", "thesis.partial"] {
+            assert!(!record().owns(name), "{name}");
         }
     }
 }

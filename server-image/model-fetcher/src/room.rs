@@ -18,6 +18,8 @@ struct Room<'a> {
     space: Space,
     others: &'a [Found],
     prune: bool,
+    /// Whether other models have been deleted already.
+    pruned: bool,
 }
 
 /// What to do.
@@ -51,10 +53,11 @@ impl Room<'_> {
             }
             (false, false) => format!("deleting {} would not be enough", names.join(", ")),
         };
+        let changed = if self.pruned { "the other models were deleted" } else { "nothing was changed" };
         let short = needed - free;
         Err(Fault::Space(format!(
             "not enough space: {} are to be loaded and {} stay free (KEEP_FREE_GIB), {} of {} are free, {} are missing; \
-             nothing was changed; hint: {prune}; or enlarge the volume to {}",
+             {changed}; hint: {prune}; or enlarge the volume to {}",
             gb(self.missing),
             gb(self.keep),
             gb(free),
@@ -65,22 +68,28 @@ impl Room<'_> {
     }
 }
 
-/// Makes sure that the plan's files fit; deletes other models for it, if that is allowed and needed.
+/// The models that must go before the plan's files fit. None, if they fit as it is.
 ///
 /// # Errors
-/// When they do not fit. Then nothing has been deleted.
-pub fn make(volume: &Volume, model: &Model, plan: &Plan, keep: u64, prune: bool) -> Result<(), Fault> {
+/// When they do not fit, or only without models that may not be deleted.
+pub fn in_the_way(volume: &Volume, model: &Model, plan: &Plan, keep: u64, prune: bool) -> Result<Vec<Found>, Fault> {
     let others = prune::others(volume, model)?;
-    let room =
-        Room { missing: plan.missing(), keep, frees: plan.frees, space: volume.space()?, others: &others, prune };
-    match room.decide()? {
-        Decision::Fits => Ok(()),
-        Decision::FitsAfterPrune => {
-            prune::delete(&others)?;
-            // Somebody's files beside a model's own ones, or a file that is still open, keep their space.
-            Room { space: volume.space()?, others: &[], ..room }.decide().map(|_| ())
-        }
+    let (missing, frees, space) = (plan.missing(), plan.frees, volume.space()?);
+    match (Room { missing, keep, frees, space, others: &others, prune, pruned: false }).decide()? {
+        Decision::Fits => Ok(Vec::new()),
+        Decision::FitsAfterPrune => Ok(others),
     }
+}
+
+/// Deletes the models that are in the way.
+///
+/// # Errors
+/// When one cannot be deleted, or the plan's files do not fit all the same.
+pub fn clear(volume: &Volume, models: &[Found], plan: &Plan, keep: u64) -> Result<(), Fault> {
+    prune::delete(models)?;
+    let (missing, frees, space) = (plan.missing(), plan.frees, volume.space()?);
+    // A file that is still open keeps its space, and one that has another name too.
+    Room { missing, keep, frees, space, others: &[], prune: true, pruned: true }.decide().map(|_| ())
 }
 
 #[cfg(test)]
@@ -103,7 +112,7 @@ mod tests {
 
     fn room(free: u64, others: &[Found], prune: bool) -> Room<'_> {
         let space = Space { free: free * GB, total: 400 * GB };
-        Room { missing: 250 * GB, keep: 2 * GB, frees: 0, space, others, prune }
+        Room { missing: 250 * GB, keep: 2 * GB, frees: 0, space, others, prune, pruned: false }
     }
 
     #[test]
@@ -140,5 +149,11 @@ mod tests {
         let others = [other(100 * GB)];
         let told = room(100, &others, true).decide().unwrap_err().to_string();
         assert!(told.contains("would not be enough"), "{told}");
+    }
+
+    #[test]
+    fn a_refusal_after_models_were_deleted_does_not_say_that_nothing_was() {
+        let told = Room { pruned: true, ..room(100, &[], true) }.decide().unwrap_err().to_string();
+        assert!(told.contains("the other models were deleted; hint: there is no other model to delete;"), "{told}");
     }
 }

@@ -3,9 +3,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::mem;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use crate::fault::Fault;
@@ -39,7 +41,11 @@ impl Sink {
     /// When it cannot be read or written.
     pub async fn open(path: &Path, progress: Arc<Progress>) -> Result<Self, Fault> {
         let fault = |error| Fault::io("open", path, error);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(fault)?;
+        // Not through a link: what it points to is not ours.
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).custom_flags(flags);
+        let file = options.open(path).map_err(fault)?;
         let there = file.metadata().map_err(fault)?.len();
         let (mut file, hash) = hash_file(file, path, there, |bytes| progress.reread(bytes)).await?;
         file.seek(SeekFrom::Start(there)).map_err(fault)?;
@@ -212,6 +218,15 @@ mod tests {
         let mut sink = Sink::open(Path::new("/dev/full"), progress()).await.unwrap();
         sink.push(b"x").await.unwrap();
         assert_eq!(sink.flush().await.unwrap_err().exit_code(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        let path = dir.path().join("a.partial");
+        std::os::unix::fs::symlink(outside.path(), &path).unwrap();
+        assert_eq!(Sink::open(&path, progress()).await.err().unwrap().exit_code(), 1);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::fault::{Fault, gb};
 use crate::parameters::Model;
-use crate::record::{COMPLETE, LOADING, Record};
+use crate::record::{LOADING, Record};
 
 /// Held while files are changed; the system lets it go when its holder ends, however it ends.
 const LOCK: &str = ".model-fetcher.lock";
@@ -105,6 +105,14 @@ impl Volume {
         }
     }
 
+    /// Takes the lock now.
+    ///
+    /// # Errors
+    /// When another one has it, or it cannot be taken at all.
+    pub fn lock_at_once(&self) -> Result<File, Fault> {
+        self.try_lock()?.ok_or_else(|| Fault::Locked(self.root.clone()))
+    }
+
     /// Takes the lock, if nobody has it.
     ///
     /// # Errors
@@ -143,15 +151,10 @@ impl Volume {
 
 impl Found {
     fn of(dir: PathBuf, record: Record) -> Result<Self, Fault> {
-        let bytes = files(&dir)?.iter().filter(|(name, _)| is_own(&record, name)).map(|(_, bytes)| bytes).sum();
+        let bytes = files(&dir)?.iter().filter(|(name, _)| record.owns(name)).map(|(_, bytes)| bytes).sum();
         let complete = !dir.join(LOADING).exists() && record.is_whole(&dir);
         Ok(Self { complete, bytes, dir, record })
     }
-}
-
-/// Whether a file in the directory of `record` is one that was put there with it.
-pub fn is_own(record: &Record, name: &str) -> bool {
-    name == COMPLETE || name.ends_with(".partial") || record.files.iter().any(|file| file.name == name)
 }
 
 /// The regular files in a directory and their sizes. None, if there is no such directory.
@@ -167,6 +170,16 @@ pub fn files(dir: &Path) -> Result<BTreeMap<String, u64>, Fault> {
         }
     }
     Ok(files)
+}
+
+/// The links in a directory that are called like files of a model. They are not followed.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn links(dir: &Path) -> Result<Vec<String>, Fault> {
+    let is_link = |entry: &&fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
+    let names = entries(dir)?.iter().filter(is_link).map(|entry| name_of(&entry.path())).collect::<Vec<_>>();
+    Ok(names.into_iter().filter(|name| name.to_ascii_lowercase().ends_with(".gguf")).collect())
 }
 
 fn directories(dir: &Path) -> Result<Vec<PathBuf>, Fault> {

@@ -1,6 +1,7 @@
 //! The real binary: killed, told to end, behind a proxy, with a private authority; its exit codes and what it prints.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -202,4 +203,27 @@ async fn a_private_authority_is_trusted_when_its_file_is_given_also_through_a_pr
     assert_eq!(code, Some(0), "{words}");
     world.assert_whole(&[SHARD_1, SHARD_2]);
     assert!(plain_proxy.requests().iter().all(|request| request.target == "hub.invalid:443"));
+}
+
+#[tokio::test]
+async fn what_it_makes_can_be_written_by_the_group() {
+    let world = World::new().await;
+    let (code, words) = run(&world, &["fetch"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    let models = world.parameters().models_dir;
+    let made = [models.join(".model-fetcher.lock"), world.home(), world.home().parent().unwrap().to_owned()];
+    for path in made.into_iter().chain(world.names().iter().map(|name| world.home().join(name))) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o062, 0o060, "{} has {mode:o}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn the_password_of_a_proxy_is_not_shown() {
+    let mut world = World::new().await;
+    world.set("FETCH_ATTEMPTS", "1");
+    world.set("HTTP_PROXY", "http://user:secret@127.0.0.1:1");
+    let (code, words) = run(&world, &["fetch"]).await;
+    assert_eq!(code, Some(5), "{words}");
+    assert!(words.contains("Connection refused") && !words.contains("secret"), "{words}");
 }

@@ -52,3 +52,14 @@ async fn a_missing_file_is_wrong_too() {
     let told = check(&world.volume(), &world.parameters().model, true).await.unwrap_err().to_string();
     assert!(told.contains("Tiny-Q8_0-00001-of-00002.gguf"), "{told}");
 }
+
+#[tokio::test]
+async fn nothing_is_discarded_while_another_one_works_on_the_volume() {
+    let world = World::new().await;
+    world.fetch().await.unwrap();
+    let volume = world.volume();
+    let _lock = volume.try_lock().unwrap().unwrap();
+    let model = world.parameters().model;
+    assert_eq!(check(&volume, &model, true).await.unwrap_err().exit_code(), 7);
+    check(&volume, &model, false).await.unwrap();
+}

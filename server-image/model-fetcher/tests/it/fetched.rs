@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::hub::{Act, Hub};
+use crate::hub::{Act, Hub, status};
 use crate::world::{REPO, SHARD_1, SHARD_2, World, file, repository};
 
 #[tokio::test]
@@ -182,4 +182,36 @@ async fn a_copied_file_with_other_bytes_is_replaced() {
     fs::write(world.home().join("Tiny-Q8_0.gguf"), vec![7; 9_000]).unwrap();
     world.fetch().await.unwrap();
     world.assert_whole(&["Tiny-Q8_0.gguf"]);
+}
+
+/// A download that was broken off after 4,000 bytes; since then `main` is another commit.
+async fn begun() -> World {
+    let world = World::of_one(10_000).await;
+    world.hub.act([Act::Cut(4_000), Act::Cut(0)]);
+    world.fetch_with(Duration::from_secs(20), 1).await.unwrap_err();
+    let mut state = world.hub.state.lock().unwrap();
+    state.commit = "beef".repeat(10);
+    state.requests.clear();
+    drop(state);
+    world
+}
+
+#[tokio::test]
+async fn a_download_that_was_begun_goes_on_with_its_commit() {
+    let world = begun().await;
+    world.fetch().await.unwrap();
+    world.assert_whole(&["Tiny-Q8_0.gguf"]);
+    let commit = "c0ffee".repeat(6);
+    assert!(world.hub.requests().iter().all(|request| request.target.contains(&commit)));
+    assert_eq!(world.record().unwrap().commit, Some(commit));
+    assert_eq!(world.hub.ranges(), [Some("bytes=4000-".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_commit_that_the_hub_has_no_more_is_looked_up_anew() {
+    let world = begun().await;
+    world.hub.act_on_api([status("404 Not Found", "x-error-code: RevisionNotFound\r\n")]);
+    world.fetch().await.unwrap();
+    world.assert_whole(&["Tiny-Q8_0.gguf"]);
+    assert_eq!(world.record().unwrap().commit, Some("beef".repeat(10)));
 }

@@ -138,3 +138,14 @@ async fn a_download_that_was_broken_off_is_no_model() {
     let told = refused(&world).await;
     assert!(told.contains("of 2 shards these are missing: [2]"), "{told}");
 }
+
+#[tokio::test]
+async fn links_as_in_the_cache_of_other_tools_are_refused_by_name() {
+    let world = filled().await;
+    let path = world.home().join(NAMES[1]);
+    let blob = world.dir.path().join("blob");
+    fs::rename(&path, &blob).unwrap();
+    std::os::unix::fs::symlink(&blob, &path).unwrap();
+    let told = refused(&world).await;
+    assert!(told.contains("Tiny-Q8_0-00002-of-00002.gguf is a link, which is not followed; hint: copy all"), "{told}");
+}

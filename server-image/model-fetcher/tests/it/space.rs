@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::hub::Act;
+use crate::hub::{Act, status};
 use crate::world::{SHARD_1, SHARD_2, World};
 
 /// A volume with Q4_0 (10 kB) on it, on which Q8_0 (50 kB) is wanted.
@@ -102,4 +102,16 @@ async fn a_model_of_others_is_not_deleted() {
     let told = world.fetch().await.unwrap_err().to_string();
     assert!(told.contains("there is no other model to delete"), "{told}");
     assert!(theirs.join("a.gguf").exists());
+}
+
+#[tokio::test]
+async fn no_model_is_deleted_for_one_whose_files_the_hub_refuses() {
+    let mut world = with_another_model(55_000).await;
+    world.set("FETCH_PRUNE", "1");
+    // The list is for all, the files are not.
+    world.hub.act([status("503 Service Unavailable", ""), status("403 Forbidden", "x-error-code: GatedRepo\r\n")]);
+    let fault = world.fetch().await.unwrap_err();
+    assert_eq!(fault.exit_code(), 4, "{fault}");
+    assert_eq!(world.volume().models().unwrap().len(), 1);
+    assert!(!world.home().exists());
 }
