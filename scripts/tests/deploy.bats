@@ -17,7 +17,7 @@ setup_file() {
     STAND_IN_KUBECTL=$(command -v kubectl)
     STAND_IN_CURL=$(command -v curl)
     mkfifo "$BATS_FILE_TMPDIR/port"
-    "$STAND_IN/gateway" "$BATS_FILE_TMPDIR" >"$BATS_FILE_TMPDIR/port" 3>&- &
+    "$STAND_IN/gateway" >"$BATS_FILE_TMPDIR/port" 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/gateway.pid"
     read -r STAND_IN_GATEWAY_PORT <"$BATS_FILE_TMPDIR/port"
     # One first run, which most tests go on from.
@@ -46,7 +46,6 @@ setup() {
 use_stand_in() {
     export STAND_IN_STATE=$state
     mkdir -p "$state/record" "$state/mode" "$state/stages"
-    ln -sfn "$state" "$BATS_FILE_TMPDIR/current"
     PATH=$STAND_IN:$PATH
 }
 

@@ -51,8 +51,9 @@ def kustomize(_namespace, words, _options):
         real = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         if real.returncode:
             sys.exit(real.returncode)
-        with open(known, "wb") as file:
+        with open(f"{known}.{os.getpid()}", "wb") as file:
             file.write(real.stdout)
+        os.replace(file.name, known)  # two tests may run at a time
     with open(known, encoding="utf-8") as file:
         sys.stdout.write(file.read())
 
