@@ -37,6 +37,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 . "$root/scripts/lib/deploy/common.sh"
 # shellcheck source=lib/deploy/render.sh
 . "$root/scripts/lib/deploy/render.sh"
+# shellcheck source=lib/deploy/questions.sh
+. "$root/scripts/lib/deploy/questions.sh"
 # shellcheck source=lib/deploy/checks.sh
 . "$root/scripts/lib/deploy/checks.sh"
 # shellcheck source=lib/deploy/images.sh

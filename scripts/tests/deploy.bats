@@ -17,7 +17,7 @@ setup_file() {
     STAND_IN_KUBECTL=$(command -v kubectl)
     STAND_IN_CURL=$(command -v curl)
     mkfifo "$BATS_FILE_TMPDIR/port"
-    "$STAND_IN/gateway" "$BATS_FILE_TMPDIR" >"$BATS_FILE_TMPDIR/port" 3>&- &
+    "$STAND_IN/gateway" >"$BATS_FILE_TMPDIR/port" 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/gateway.pid"
     read -r STAND_IN_GATEWAY_PORT <"$BATS_FILE_TMPDIR/port"
     # One first run, which most tests go on from.
@@ -46,7 +46,6 @@ setup() {
 use_stand_in() {
     export STAND_IN_STATE=$state
     mkdir -p "$state/record" "$state/mode" "$state/stages"
-    ln -sfn "$state" "$BATS_FILE_TMPDIR/current"
     PATH=$STAND_IN:$PATH
 }
 
@@ -529,6 +528,16 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     ends_with 1
     says "the build kimi-k2-gateway-1 ended as Failed; hint: oc logs build/kimi-k2-gateway-1"
     not grep -q '"kind": "Deployment"' "$state/objects.json"
+}
+
+@test "images that may not be seen are not taken for missing ones, and built again" {
+    only_stand_in
+    deployed
+    mode no-image-rights
+    deploy
+    ends_with 3
+    says "you may not see the images in llm-models-llamacpp"
+    not grep -q "start-build kimi" "$state/record/argv"
 }
 
 @test "--no-build with no image is refused" {

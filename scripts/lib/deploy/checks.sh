@@ -29,34 +29,8 @@ learn_apis() { "$OC" api-versions >"$work/api-versions"; }
 
 is_openshift() { grep -q '^route.openshift.io/' "$work/api-versions"; }
 
-declare -rA resources=(
-    [PersistentVolumeClaim]=persistentvolumeclaims [ConfigMap]=configmaps [Secret]=secrets [Service]=services
-    [ServiceAccount]=serviceaccounts [Deployment]=deployments.apps [Job]=jobs.batch
-    [NetworkPolicy]=networkpolicies.networking.k8s.io [Ingress]=ingresses.networking.k8s.io
-    [PodDisruptionBudget]=poddisruptionbudgets.policy [Route]=routes.route.openshift.io
-    [ImageStream]=imagestreams.image.openshift.io [BuildConfig]=buildconfigs.build.openshift.io
-    [ServiceMonitor]=servicemonitors.monitoring.coreos.com [PrometheusRule]=prometheusrules.monitoring.coreos.com
-    [HTTPRoute]=httproutes.gateway.networking.k8s.io [Gateway]=gateways.gateway.networking.k8s.io
-)
-
-# Lines of "verb resource [subresource]": what this run is about to ask for. A server-side apply is a PATCH.
-needed_rights() {
-    local kind
-    while read -r kind; do
-        [ -z "${resources[$kind]:-}" ] || echo "patch ${resources[$kind]}"
-    done < <(awk '$2 != "Namespace" { print $2 }' "$work/inventory" | sort -u)
-    printf '%s\n' 'create secrets' 'create pods exec' 'get pods log' 'list events'
-    ! has_kind BuildConfig || echo 'create buildconfigs.build.openshift.io instantiatebinary'
-}
-
 check_rights() {
-    local verb resource subresource file missing=""
-    mkdir -p "$work/rights"
-    while read -r verb resource subresource; do
-        file="$work/rights/$verb $resource${subresource:+:$subresource}"
-        cli auth can-i "$verb" "$resource" ${subresource:+"--subresource=$subresource"} >"$file" 2>/dev/null &
-    done < <(needed_rights)
-    wait
+    local file missing=""
     for file in "$work"/rights/*; do
         [ "$(cat "$file")" = yes ] || missing+=", ${file##*/}"
     done
@@ -67,12 +41,12 @@ check_rights() {
 
 # Who may not make namespaces, such as a project's administrator, can use one that is there.
 check_namespace() {
-    namespace_phase=$(read_object namespace "$namespace" '{.status.phase}')
+    namespace_phase=$(answer namespace)
     case $namespace_phase in
         Active) leave_namespace_to_others ;;
         Terminating) problem "the namespace $namespace is being deleted" "wait until it is gone, then run again" ;;
         *)
-            [ "$("$OC" auth can-i create namespaces 2>/dev/null)" = yes ] ||
+            [ "$(answer may-make-namespace)" = yes ] ||
                 problem "there is no namespace $namespace, and you may not make it" \
                     "oc new-project $namespace, or ask an administrator to make it"
             ;;
@@ -80,7 +54,7 @@ check_namespace() {
 }
 
 leave_namespace_to_others() {
-    [ "$("$OC" auth can-i patch "namespaces/$namespace" 2>/dev/null)" != yes ] || return 0
+    [ "$(answer may-change-namespace)" != yes ] || return 0
     warning "you may not change the namespace $namespace, so its labels stay as they are" \
         "an administrator sets those in manifests/base/01-namespace.yaml"
     select_kinds out Namespace "$work/rendered.yaml" >"$work/without-namespace.yaml"
@@ -111,47 +85,42 @@ check_api_groups() {
 }
 
 check_storage() {
-    local name
-    if ! "$OC" get storageclass -o 'jsonpath={range .items[*]}{.metadata.name}|{.metadata.annotations.storageclass\.kubernetes\.io/is-default-class}|{.allowVolumeExpansion}|{.provisioner}{"\n"}{end}' \
-        >"$work/storage-classes" 2>/dev/null; then
+    local name class mode size live
+    if ! answered storage-classes; then
         warning "you may not list storage classes, so the volumes could not be checked" "see that a default one is there"
         return
     fi
-    while read -r name; do
-        check_claim "$name"
-    done < <(awk '$2 == "PersistentVolumeClaim" { print $3 }' "$work/inventory")
+    while IFS='|' read -r name class mode size _; do
+        live=$(answer claims | grep "^$name|" || true)
+        check_claim "$name" "$class" "$mode" "$size" "$live"
+    done < <(answer wanted-claims)
 }
 
-check_claim() { # name
-    local wanted class mode size live line
-    wanted=$(rendered PersistentVolumeClaim "$1" \
-        '{.spec.storageClassName}|{.spec.accessModes[0]}|{.spec.resources.requests.storage}')
-    IFS='|' read -r class mode size <<<"$wanted"
-    live=$(read_object persistentvolumeclaim "$1" \
-        '{.spec.storageClassName}|{.spec.accessModes[0]}|{.spec.resources.requests.storage}')
-    if [ -n "$live" ]; then
-        check_existing_claim "$1" "$class" "$size" "$live"
+check_claim() { # name, class, mode, size; the line of the one that is there
+    local class=$2 line
+    if [ -n "$5" ]; then
+        check_existing_claim "$1" "$2" "$4" "$5"
     elif [ -z "$class" ]; then
-        grep -q '^[^|]*|true|' "$work/storage-classes" ||
+        grep -q '^[^|]*|true|' "$work/answers/storage-classes" ||
             problem "no storage class is the default, and the claim $1 names none" \
-                "set storageClassName in the overlay, one of: $(cut -d '|' -f 1 "$work/storage-classes" | xargs)"
-    elif ! line=$(grep "^$class|" "$work/storage-classes"); then
+                "set storageClassName in the overlay, one of: $(cut -d '|' -f 1 "$work/answers/storage-classes" | xargs)"
+    elif ! line=$(grep "^$class|" "$work/answers/storage-classes"); then
         problem "there is no storage class $class, which the claim $1 names" \
-            "set another one in the overlay, one of: $(cut -d '|' -f 1 "$work/storage-classes" | xargs)"
+            "set another one in the overlay, one of: $(cut -d '|' -f 1 "$work/answers/storage-classes" | xargs)"
     elif [[ $line == *"|kubernetes.io/no-provisioner" ]]; then
         warning "the storage class $class makes no volumes" \
-            "an administrator has to make a PersistentVolume of $size, $mode, for the claim $1"
+            "an administrator has to make a PersistentVolume of $4, $3, for the claim $1"
     fi
 }
 
 # What a claim asked for cannot be changed later, but for a size that grows. A greater one stays as it is: another
 # profile can then be deployed in the place of a larger one.
-check_existing_claim() { # name, class, size, "class|mode|size" of the one that is there
+check_existing_claim() { # name, class, size; the line of the one that is there
     local class size
-    IFS='|' read -r class _ size <<<"$4"
+    IFS='|' read -r _ class _ size _ <<<"$4"
     if [ "$(mebibytes "$size")" -gt "$(mebibytes "$3")" ]; then
         keep_claim_size "$1" "$size"
-    elif [ "$(mebibytes "$size")" -lt "$(mebibytes "$3")" ] && ! grep -q "^$class|[^|]*|true|" "$work/storage-classes"; then
+    elif [ "$(mebibytes "$size")" -lt "$(mebibytes "$3")" ] && ! grep -q "^$class|[^|]*|true|" "$work/answers/storage-classes"; then
         problem "the claim $1 has $size, the overlay asks for $3, and the storage class $class cannot let it grow" \
             "set its size to $size in the overlay, or delete the claim (and what is on it) first"
     fi
@@ -170,19 +139,13 @@ keep_claim_size() { # claim, size
     mv "$work/resized.yaml" "$work/rendered.yaml"
 }
 
-# Lines of "name|product|ready|unschedulable|memory|cpu|gpus".
-list_nodes() {
-    "$OC" get nodes -o 'jsonpath={range .items[*]}{.metadata.name}|{.metadata.labels.nvidia\.com/gpu\.product}|{.status.conditions[?(@.type=="Ready")].status}|{.spec.unschedulable}|{.status.allocatable.memory}|{.status.allocatable.cpu}|{.status.allocatable.nvidia\.com/gpu}{"\n"}{end}' 2>/dev/null
-}
-
 check_nodes() {
-    local pod='.spec.template.spec' needs products gpus memory init_memory cpu init_cpu
-    if ! list_nodes >"$work/nodes"; then
+    local products gpus memory init_memory cpu init_cpu
+    if ! answered nodes; then
         warning "you may not list nodes, so GPU and memory could not be checked" "ask an administrator"
         return
     fi
-    needs=$(rendered Deployment "$server" "{$pod.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[*].matchExpressions[?(@.key==\"nvidia.com/gpu.product\")].values[*]}|{$pod.containers[*].resources.limits.nvidia\.com/gpu}|{$pod.containers[*].resources.requests.memory}|{$pod.initContainers[*].resources.requests.memory}|{$pod.containers[*].resources.requests.cpu}|{$pod.initContainers[*].resources.requests.cpu}")
-    IFS='|' read -r products gpus memory init_memory cpu init_cpu <<<"$needs"
+    IFS='|' read -r products gpus memory init_memory cpu init_cpu <<<"$(answer needs)"
     memory=$(needed mebibytes "$memory" "$init_memory")
     cpu=$(needed millicores "$cpu" "$init_cpu")
     if [ -n "$gpus" ]; then
@@ -204,7 +167,7 @@ check_gpu() { # products, GPUs, memory in MiB, CPU in millicores
     local product usable=""
     for product in $1; do
         usable+=$(awk -F '|' -v p="$product" -v n="$2" \
-            '$2 == p && $3 == "True" && $4 != "true" && $7 >= n { printf "%s ", $1 }' "$work/nodes")
+            '$2 == p && $3 == "True" && $4 != "true" && $7 >= n { printf "%s ", $1 }' "$work/answers/nodes")
     done
     if [ -n "$usable" ]; then
         check_size "$usable" "$3" "$4"
@@ -232,14 +195,14 @@ explain_gpu() { # products
                 "see to the pods of the NVIDIA GPU operator on it"
         fi
         seen=yes
-    done <"$work/nodes"
+    done <"$work/answers/nodes"
     [ -n "$seen" ] || problem "no node has the label nvidia.com/gpu.product=${1// / or }; nodes have: $(labels_of_nodes)" \
         "install the NVIDIA GPU operator, or name your GPU in the node affinity of the overlay"
 }
 
 labels_of_nodes() {
     local labels
-    labels=$(awk -F '|' '$2 != "" { print $2 }' "$work/nodes" | sort -u | xargs)
+    labels=$(awk -F '|' '$2 != "" { print $2 }' "$work/answers/nodes" | sort -u | xargs)
     echo "${labels:-no GPU label at all}"
 }
 
@@ -253,7 +216,7 @@ check_size() { # names, memory in MiB, CPU in millicores
         [ "$memory" -lt "$2" ] || [ "$cpu" -lt "$3" ] || return 0
         [ "$memory" -le "$most_memory" ] || most_memory=$memory
         [ "$cpu" -le "$most_cpu" ] || most_cpu=$cpu
-    done < <(awk -F '|' '$3 == "True" && $4 != "true"' "$work/nodes")
+    done < <(awk -F '|' '$3 == "True" && $4 != "true"' "$work/answers/nodes")
     problem "$server asks for $(($2 / 1024)) GiB and $(millicores_for_people "$3") CPUs, and the greatest node${1:+ with the GPU} has $((most_memory / 1024)) GiB and $(millicores_for_people "$most_cpu")" \
         "use a greater node or a smaller profile (--overlay ${overlay%%-*}-gpt-oss-20b-t4), or lower the requests in the overlay"
 }
@@ -266,11 +229,9 @@ millicores_for_people() {
 # User workload monitoring is an administrator's to turn on; without it nothing scrapes our ServiceMonitors.
 check_monitoring() {
     has_kind ServiceMonitor && is_openshift || return 0
-    local config
-    if ! config=$("$OC" -n openshift-monitoring get configmap cluster-monitoring-config --ignore-not-found \
-        -o 'jsonpath={.data.config\.yaml}' 2>/dev/null); then
+    if ! answered monitoring; then
         warning "you may not see whether user workload monitoring is on" "ask an administrator"
-    elif ! grep -qE '^ *enableUserWorkload: *true' <<<"$config"; then
+    elif ! grep -qE '^ *enableUserWorkload: *true' "$work/answers/monitoring"; then
         warning "user workload monitoring is off, so there will be no metrics and alerts" \
             "an administrator sets enableUserWorkload: true in ConfigMap openshift-monitoring/cluster-monitoring-config"
     fi
@@ -278,48 +239,40 @@ check_monitoring() {
 
 # What an Ingress or an HTTPRoute leads through is not ours to make.
 check_way_in() {
-    local name class secret parent parent_namespace
+    local by with name
+    IFS='|' read -r by with name <<<"$(answer way-in)"
     if has_kind Ingress; then
-        IFS='|' read -r name class secret < <(rendered Ingress "$server" \
-            '{.spec.rules[0].host}|{.spec.ingressClassName}|{.spec.tls[0].secretName}' && echo)
-        [ -n "$(read_object ingressclass "$class" '{.metadata.name}')" ] ||
-            problem "there is no ingress class $class" "install its controller, or set another ingressClassName in the overlay"
-        [ -z "$secret" ] || [ -n "$(read_object secret "$secret" '{.metadata.name}')" ] ||
-            warning "there is no Secret $secret with a certificate for $name" \
-                "$OC create secret tls $secret -n $namespace --cert=FILE --key=FILE"
+        [ -n "$(read_object ingressclass "$by" '{.metadata.name}')" ] ||
+            problem "there is no ingress class $by" "install its controller, or set another ingressClassName in the overlay"
+        [ -z "$with" ] || [ -n "$(read_object secret "$with" '{.metadata.name}')" ] ||
+            warning "there is no Secret $with with a certificate for $name" \
+                "$OC create secret tls $with -n $namespace --cert=FILE --key=FILE"
     elif has_kind HTTPRoute; then
-        IFS='|' read -r name parent parent_namespace < <(rendered HTTPRoute "$server" \
-            '{.spec.hostnames[0]}|{.spec.parentRefs[0].name}|{.spec.parentRefs[0].namespace}' && echo)
-        "$OC" -n "$parent_namespace" get gateways.gateway.networking.k8s.io "$parent" -o name >/dev/null 2>&1 ||
-            problem "there is no Gateway $parent in $parent_namespace" "make one, or name yours in parentRefs in the overlay"
+        "$OC" -n "$with" get gateways.gateway.networking.k8s.io "$by" -o name >/dev/null 2>&1 ||
+            problem "there is no Gateway $by in $with" "make one, or name yours in parentRefs in the overlay"
     fi
-    [[ ${name:-} != *.example.com ]] || warning "the name $name is an example" "say under which name clients come: --host NAME"
+    [[ $name != *.example.com ]] || warning "the name $name is an example" "say under which name clients come: --host NAME"
 }
 
 # The gateway believes X-Forwarded-For from the pods' network only, and that can be another one than the usual one.
 check_networks() {
-    local trusted network
-    has_kind Route && is_openshift || return 0
-    trusted=$(rendered Deployment "$gateway" '{.spec.template.spec.containers[0].env[?(@.name=="LLAMA_GATEWAY_SERVER_TRUSTED_PROXIES")].value}')
-    network=$("$OC" get networks.config.openshift.io cluster -o 'jsonpath={.spec.clusterNetwork[0].cidr}' 2>/dev/null) || return 0
-    [ "$trusted" = "$network" ] ||
-        warning "the pods' network is $network, and the gateway trusts $trusted: it would not see clients' addresses" \
-            "set LLAMA_GATEWAY_SERVER_TRUSTED_PROXIES to $network in the overlay"
+    has_kind Route && answered network || return 0
+    [ "$(answer trusted)" = "$(answer network)" ] ||
+        warning "the pods' network is $(answer network), and the gateway trusts $(answer trusted): it would not see clients' addresses" \
+            "set LLAMA_GATEWAY_SERVER_TRUSTED_PROXIES to $(answer network) in the overlay"
 }
 
 # By default the router keeps a request whose client has left, until the answer is there.
 check_router() {
-    has_kind Route && is_openshift || return 0
-    local policy
-    policy=$("$OC" -n openshift-ingress-operator get ingresscontroller default \
-        -o 'jsonpath={.spec.closedClientConnectionPolicy}' 2>/dev/null) || return 0
-    [ "$policy" = Abort ] ||
+    has_kind Route && answered router || return 0
+    [ "$(answer router)" = Abort ] ||
         warning "the router goes on with requests whose clients have left before the answer began" \
             "an administrator sets spec.closedClientConnectionPolicy: Abort in IngressController openshift-ingress-operator/default"
 }
 
 check_everything() {
     phase="it checked the cluster"
+    ask_all_questions
     check_api_groups
     check_namespace
     check_rights

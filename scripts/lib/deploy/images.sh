@@ -12,11 +12,15 @@ image_tag() { # image
     awk -v i="$1:" '$1 == "image:" && index($2, i) == 1 { print substr($2, length(i) + 1); exit }' "$work/rendered.yaml"
 }
 
-# The built images' full names, with their digests, from the ImageStreams' tags.
-read_digests() {
+# Lines of "image:tag full name with the digest", from the ImageStreams' tags.
+list_images() {
+    cli get imagestreamtags -o 'jsonpath={range .items[*]}{.metadata.name} {.image.dockerImageReference}{"\n"}{end}'
+}
+
+read_digests() { # lines of list_images
     local image
     for image in "$gateway" "$server"; do
-        digests[$image]=$(read_object imagestreamtag "$image:$(image_tag "$image")" '{.image.dockerImageReference}')
+        digests[$image]=$(awk -v i="$image:$(image_tag "$image")" '$1 == i { print $2 }' <<<"$1")
     done
 }
 
@@ -42,16 +46,17 @@ check_images() {
                 "push them to a registry and name it: --registry registry.example.com/you"
         return 0
     fi
-    read_digests
-    state=$("$OC" get configs.imageregistry.operator.openshift.io cluster \
-        -o 'jsonpath={.spec.managementState}' 2>/dev/null) || state=Managed
-    [ "$state" = Managed ] ||
+    # Not to be seen is not the same as not to be there: a build takes an hour.
+    answered images || problem "you may not see the images in $namespace" "an administrator grants it: list imagestreamtags"
+    read_digests "$(answer images)"
+    state=$(answer registry)
+    [ "${state:-Managed}" = Managed ] ||
         problem "the cluster's own registry is off ($state), so nothing can be built into it" \
             "an administrator sets spec.managementState: Managed in configs.imageregistry.operator.openshift.io/cluster, or use --registry"
     for image in "$gateway" "$server"; do
         if [ "$build" = never ] && [ -z "${digests[$image]}" ]; then
             problem "the image $image:$(image_tag "$image") has not been built" "leave out --no-build"
-        elif needs_build "$image" && ! "$OC" start-build --help >/dev/null 2>&1; then
+        elif needs_build "$image" && ! answered can-build; then
             problem "$OC cannot build the image $image" "use oc, OpenShift's CLI, or name with --registry where the images are"
         fi
     done
@@ -63,7 +68,7 @@ build_images() {
     for image in "$gateway" "$server"; do
         ! needs_build "$image" || build_image "$image"
     done
-    read_digests
+    read_digests "$(list_images)"
 }
 
 # A build that an interrupted run has left goes on in the cluster, and is followed instead of started again.

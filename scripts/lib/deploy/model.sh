@@ -33,7 +33,7 @@ switch_settings() {
     settings[FETCH_PRUNE]=${prune:-0}
 }
 
-# What the rendered set serves, and what is served now (nothing before the first run).
+# What the rendered set serves.
 learn_model() {
     local repo quant alias
     IFS='|' read -r repo quant alias < <(
@@ -44,12 +44,12 @@ learn_model() {
     repo=${repo##*/} # the entrypoint makes the same of it
     repo=${repo,,}
     model_alias=${alias:-${repo%-gguf}}
-    live_model=$(read_object configmap "$server-config" '{.data.MODEL_REPO} {.data.QUANT_TYPE}')
 }
 
 # The volume holds the new model, and the one before it unless that is pruned.
 check_model() {
     local volume kept="" needed=${model_sizes[$model]:-}
+    live_model=$(answer live-model)
     if [ -z "$needed" ]; then
         [ -z "$switch_repo" ] || say "the size of $model is not known here; the fetcher checks the space before it loads anything"
         return 0
@@ -58,8 +58,8 @@ check_model() {
         needed=$((needed + ${model_sizes[$live_model]:-0}))
         kept=" beside $live_model, which stays,"
     fi
-    volume=$(read_object persistentvolumeclaim "$model_claim" '{.status.capacity.storage}')
-    [ -n "$volume" ] || volume=$(rendered PersistentVolumeClaim "$model_claim" '{.spec.resources.requests.storage}')
+    volume=$(answer claims | awk -F '|' -v c="$model_claim" '$1 == c { print $5 }')
+    [ -n "$volume" ] || volume=$(answer wanted-claims | awk -F '|' -v c="$model_claim" '$1 == c { print $4 }')
     [ "$((needed * 1000000000 / 1048576))" -le "$(mebibytes "$volume")" ] ||
         problem "the volume $model_claim has $volume, and $model$kept needs $needed GB" \
             "$([ -z "$kept" ] || echo "switch-model --prune deletes the old model when there is no room, or ")set a greater size in the overlay"

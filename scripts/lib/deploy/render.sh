@@ -147,7 +147,12 @@ has_kind() { # kind
     awk -v k="$1" '$2 == k { found = 1 } END { exit !found }' "$work/inventory"
 }
 
-# Fields of a rendered object. The CLI reads them itself, without a server: `annotate --local` prints what it is given.
+# Fields of a rendered object, or of all of a kind. The CLI reads them itself, without a server: `annotate --local`
+# prints what it is given.
 rendered() { # kind, name, jsonpath
     document "$1" "$2" "$work/rendered.yaml" | "$OC" annotate --local -f - read-by=deploy.sh -o "jsonpath=$3"
+}
+
+rendered_kind() { # kind, jsonpath
+    select_kinds in "$1" "$work/rendered.yaml" | "$OC" annotate --local -f - read-by=deploy.sh -o "jsonpath=$2"
 }

@@ -58,17 +58,19 @@ ensure_token() {
 
 random_key() { od -An -vtx1 -N32 /dev/urandom | tr -d ' \n'; }
 
-ensure_random_secret() { # secret, key in it
-    [ -z "$(cli get secret "$1" --ignore-not-found -o name)" ] || return 0
+ensure_random_secret() { # secret, key in it, lines of the Secrets that are there
+    ! grep -qx "secret/$1" <<<"$3" || return 0
     random_key | cli create secret generic "$1" "--from-file=$2=/dev/stdin" >/dev/null
     say "secret $1: made"
 }
 
 ensure_secrets() {
+    local names
     phase="it made the Secrets"
     ensure_token
-    ensure_random_secret kimi-k2-upstream-key api-key
-    ensure_random_secret kimi-k2-gateway-admin-key key
+    names=$(cli get secret kimi-k2-upstream-key kimi-k2-gateway-admin-key --ignore-not-found -o name)
+    ensure_random_secret kimi-k2-upstream-key api-key "$names"
+    ensure_random_secret kimi-k2-gateway-admin-key key "$names"
 }
 
 gateway_keys() { # arguments of `llama-gateway keys`

@@ -66,4 +66,4 @@ def check_claim(live, after):
     if sizes[1] < sizes[0]:
         raise Refused(f'The PersistentVolumeClaim "{name}" is invalid: field can not be less than previous value')
     if live["spec"].get("storageClassName") != after["spec"].get("storageClassName"):
-        raise Refused(f'The PersistentVolumeClaim "{name}" is invalid: spec: Forbidden: spec is immutable after creation')
+        raise Refused(f'The PersistentVolumeClaim "{name}" is invalid: spec is immutable after creation')

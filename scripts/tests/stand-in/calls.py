@@ -27,6 +27,7 @@ from state import (
     yaml,
 )
 
+SINGULAR = {"storageclasses": "storageclass"}
 OPENSHIFT_APIS = """route.openshift.io/v1 image.openshift.io/v1 build.openshift.io/v1 project.openshift.io/v1"""
 APIS = """v1 apps/v1 batch/v1 policy/v1 networking.k8s.io/v1 storage.k8s.io/v1 gateway.networking.k8s.io/v1
 monitoring.coreos.com/v1"""
@@ -46,11 +47,13 @@ def kustomize(_namespace, words, _options):
             digest.update(file.read())
     known = os.path.join(os.environ["STAND_IN_RENDERED"], digest.hexdigest())
     if not os.path.exists(known):
-        real = subprocess.run([os.environ["STAND_IN_KUBECTL"], "kustomize", words[0]], stdout=subprocess.PIPE, check=False)
+        command = [os.environ["STAND_IN_KUBECTL"], "kustomize", words[0]]
+        real = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         if real.returncode:
             sys.exit(real.returncode)
-        with open(known, "wb") as file:
+        with open(f"{known}.{os.getpid()}", "wb") as file:
             file.write(real.stdout)
+        os.replace(file.name, known)  # two tests may run at a time
     with open(known, encoding="utf-8") as file:
         sys.stdout.write(file.read())
 
@@ -147,35 +150,38 @@ def all_objects():
     objects.update(read_json("objects.json", {}))
     for key, document in list(objects.items()):
         if document.get("kind") == "Deployment":
-            name = document["metadata"]["name"]
+            name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
             document["status"] = deployment_status(document, stage_of(name), pod_stage(name))
-            for pod in pods(document, pod_stage(name)) + events(name, document["metadata"]["namespace"], pod_stage(name)):
-                objects[identity(pod)] = pod
+            for made in pods(document, pod_stage(name)) + events(name, namespace, pod_stage(name)):
+                objects[identity(made)] = made
         objects[key] = document
     return objects
 
 
 def get(namespace, words, options):
     kind = words[0].split(".")[0]
-    kind = kind if kind.endswith("ss") else kind.removesuffix("s")
+    kind = SINGULAR.get(kind, kind if kind.endswith("ss") else kind.removesuffix("s"))
     if kind == "node" and mode("no-node-rights"):
         raise Refused('Error from server (Forbidden): nodes is forbidden: User "you" cannot list resource "nodes"')
+    if kind == "imagestreamtag" and mode("no-image-rights"):
+        raise Refused("Error from server (Forbidden): imagestreamtags.image.openshift.io is forbidden")
     if kind == "deployment" and "observedGeneration" in options["-o"]:
         if mode("no-answer"):
             raise Refused("Unable to connect to the server: net/http: TLS handshake timeout")
         look_at(words[1])
     everything = all_objects()
     place = "" if kind in CLUSTER_SCOPED else namespace
-    if len(words) > 1:
-        found = everything.get(f"{kind}/{place}/{words[1]}")
-        if found is None and "--ignore-not-found" in options:
-            return
-        if found is None:
-            raise Refused(f'Error from server (NotFound): {kind}s "{words[1]}" not found')
-    else:
+    if len(words) == 1:
         items = [value for key, value in sorted(everything.items()) if key.startswith(f"{kind}/{place}/")]
-        found = {"apiVersion": "v1", "kind": "List", "items": [one for one in items if selected(one, options)]}
-    show(found, options)
+        items = [one for one in items if selected(one, options)]
+        return show({"apiVersion": "v1", "kind": "List", "items": items}, options)
+    for name in words[1:]:
+        found = everything.get(f"{kind}/{place}/{name}")
+        if found is not None:
+            show(found, options)
+        elif "--ignore-not-found" not in options:
+            raise Refused(f'Error from server (NotFound): {kind}s "{name}" not found')
+    return None
 
 
 def selected(document, options):
@@ -209,7 +215,8 @@ def annotate(_namespace, _words, options):
     found = documents(stdin())
     if not found:
         raise Refused("error: no objects passed to annotate")
-    show(found[0], options)
+    for document in found:
+        show(document, options)
 
 
 def create(namespace, words, options):

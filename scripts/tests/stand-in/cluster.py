@@ -26,9 +26,11 @@ def cluster(mode):
     config = {"config.yaml": f"enableUserWorkload: {enabled}\n"}
     yield thing("ConfigMap", "cluster-monitoring-config", "openshift-monitoring", data=config)
     if mode("own-certificate"):
-        yield thing("ConfigMap", "default-ingress-cert", "openshift-config-managed", data={"ca-bundle.crt": "a certificate"})
+        bundle = {"ca-bundle.crt": "a certificate"}
+        yield thing("ConfigMap", "default-ingress-cert", "openshift-config-managed", data=bundle)
     policy = "Continue" if mode("no-monitoring") else "Abort"
-    yield thing("IngressController", "default", "openshift-ingress-operator", spec={"closedClientConnectionPolicy": policy})
+    router = {"closedClientConnectionPolicy": policy}
+    yield thing("IngressController", "default", "openshift-ingress-operator", spec=router)
     state = "Removed" if mode("no-registry") else "Managed"
     yield thing("Network", "cluster", spec={"clusterNetwork": [{"cidr": mode("network") or "10.128.0.0/14"}]})
     yield thing("Config", "cluster", spec={"managementState": state})
@@ -85,7 +87,8 @@ def pods(deployment, stage):
         in_init = kind.startswith("fetch")
         status["initContainerStatuses"] = [container(one, *(stage if in_init else ("done", ""))) for one in init]
         status["containerStatuses"] = [container(one, *(("later", "") if in_init else stage)) for one in main]
-    return [thing("Pod", f"{name}-pod", deployment["metadata"]["namespace"], metadata={"labels": {"app": name}}, status=status)]
+    metadata = {"labels": {"app": name}}
+    return [thing("Pod", f"{name}-pod", deployment["metadata"]["namespace"], metadata=metadata, status=status)]
 
 
 def container(name, kind, text):

@@ -6,7 +6,7 @@ import sys
 STATE = os.environ["STAND_IN_STATE"]
 MODES = """no-login no-rights no-namespace-rights no-node-rights no-gpu-node shared-label cordoned no-device-plugin
 small-node network no-default-class no-monitoring plain no-registry build-fails build-gate diff-fails no-answer
-old-cli fixed-size no-builds untrusted own-certificate""".split()
+old-cli no-image-rights fixed-size no-builds untrusted own-certificate""".split()
 CLUSTER_SCOPED = {"namespace", "node", "storageclass", "config", "network", "ingressclass"}
 
 
