@@ -452,6 +452,15 @@ HUGGING_FACE=hf_abcdefghijklmnopqrstuvwxyz0123456789
     says "endpoint: http://127.0.0.1:8080/v1"
 }
 
+@test "a child that does not get the first signal is sent another one" {
+    only_stand_in
+    mode plain
+    mode loses-a-signal
+    deploy --overlay dev-cpu
+    ends_with 0
+    not kill -0 "$(cat "$state/record/port-forward")" 2>/dev/null
+}
+
 @test "download and load are shown while it waits" {
     only_stand_in
     stages kimi-k2-llamacpp "fetch 12 of 247 GB, 110 MB/s" "fetch 240 of 247 GB, 110 MB/s" "load load_tensors: 61 layers" ready

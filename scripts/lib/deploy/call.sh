@@ -22,6 +22,7 @@ find_endpoint() {
 
 forward_port() {
     local port=""
+    : >"$work/forward" # or it is read before the child has made it
     "$OC" -n "$namespace" port-forward "service/$gateway" :8080 >"$work/forward" 2>&1 &
     forwarder=$!
     while kill -0 "$forwarder" 2>/dev/null && [ -z "$port" ]; do

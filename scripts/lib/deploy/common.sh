@@ -48,10 +48,15 @@ in_background() { # program, arguments...
 a_moment() { in_background sleep "$poll"; }
 
 # Background jobs ignore SIGINT when a shell without job control starts them, so they get SIGTERM.
+# One that is being started can lose it: bash's own handler is there until the program is. So it is sent until it counts.
 stop_children() {
-    local child
+    local child attempt
     for child in $(jobs -p); do
-        kill "$child" 2>/dev/null || true
+        for ((attempt = 1; attempt <= 50; attempt++)); do
+            kill "$child" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     done
 }

@@ -6,7 +6,7 @@ import sys
 STATE = os.environ["STAND_IN_STATE"]
 MODES = """no-login no-rights no-namespace-rights no-node-rights no-gpu-node shared-label cordoned no-device-plugin
 small-node network no-default-class no-monitoring plain no-registry build-fails build-gate diff-fails no-answer
-old-cli no-image-rights fixed-size no-builds untrusted own-certificate""".split()
+old-cli no-image-rights fixed-size no-builds untrusted own-certificate loses-a-signal""".split()
 CLUSTER_SCOPED = {"namespace", "node", "storageclass", "config", "network", "ingressclass"}
 
 
@@ -120,5 +120,7 @@ def open_gate():
 def wait_for_the_end():
     import signal
 
+    if mode("loses-a-signal"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     while True:
         signal.pause()
