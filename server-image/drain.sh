@@ -2,14 +2,14 @@
 # preStop hook of llama-server: waits until it processes nothing. SIGTERM would break its streams at once.
 #
 # The pod leaves the DNS when its end begins, but the gateway asks only every 5 seconds, believes the second answer, and
-# may send requests until then, so the hook waits DRAIN_MIN_SECONDS even if all is quiet. After DRAIN_MAX_SECONDS it gives up.
+# gets answers that are up to 30 seconds old. It may send requests until then, so the hook waits DRAIN_MIN_SECONDS even if all is quiet. After DRAIN_MAX_SECONDS it gives up.
 # It ends with 0 always, and tells on one line how it went.
 set -euo pipefail
 
 log=${DRAIN_LOG:-/proc/1/fd/1} # the log of the container: what a hook prints is lost
-minimum=${DRAIN_MIN_SECONDS:-20}
+minimum=${DRAIN_MIN_SECONDS:-45}
 maximum=${DRAIN_MAX_SECONDS:-280}
-[[ $minimum =~ ^[0-9]{1,6}$ ]] || minimum=20
+[[ $minimum =~ ^[0-9]{1,6}$ ]] || minimum=45
 [[ $maximum =~ ^[0-9]{1,6}$ ]] || maximum=280
 port=${PORT:-8001}
 case ${HOST:-0.0.0.0} in
