@@ -2,7 +2,8 @@
 # preStop hook of llama-server: waits until it processes nothing. SIGTERM would break its streams at once.
 #
 # The pod leaves the DNS when its end begins, but the gateway asks only every 5 seconds, believes the second answer, and
-# gets answers that are up to 30 seconds old. It may send requests until then, so the hook waits DRAIN_MIN_SECONDS even if all is quiet. After DRAIN_MAX_SECONDS it gives up.
+# gets answers that are up to 30 seconds old. It may send requests until then, so the hook waits DRAIN_MIN_SECONDS even
+# if all is quiet. After DRAIN_MAX_SECONDS it gives up.
 # It ends with 0 always, and tells on one line how it went.
 set -euo pipefail
 
