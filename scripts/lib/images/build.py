@@ -8,6 +8,7 @@ An unpacked image is a folder with `rootfs/` and `image.json`: user, environment
 writes them.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -44,10 +45,13 @@ def compiled_llama_server():
     key = hashlib.sha256(PIN.read_bytes() + BUILD_SCRIPT.read_bytes()).hexdigest()[:12]
     stage = CACHE / f"llama-server-{key}"
     installed = stage / "opt" / "llama.cpp"
-    if not installed.exists():
-        source = output(ROOT / "scripts" / "fetch", "llama-cpp-source").strip()
-        say("compiling llama-server for the CPU; it is kept, so this takes its minutes once ...")
-        run(BUILD_SCRIPT, "--cpu", "--quick", "--source", source, "--output", installed)
+    CACHE.mkdir(exist_ok=True)
+    with open(CACHE / "llama-server.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits, and finds it
+        if not installed.exists():
+            source = output(ROOT / "scripts" / "fetch", "llama-cpp-source").strip()
+            say("compiling llama-server for the CPU; it is kept, so this takes its minutes once ...")
+            run(BUILD_SCRIPT, "--cpu", "--quick", "--source", source, "--output", installed)
     say(f"llama-server is {installed}/bin/llama-server")
     return stage
 
