@@ -80,16 +80,16 @@ def label_values(variable):
 def of_page(text, values):
     """The queries of a page of Prometheus' console templates."""
     title = html.unescape(re.search(r"<title>(.*?)</title>", text)[1])
-    pattern = r'<section[^>]*data-title="([^"]*)"|<ul[^>]*data-legend="([^"]*)"|query \(printf `([^`]*)`'
-    panel = legend = ""
+    pattern = r'<section[^>]*data-title="([^"]*)"|<ul[^>]*data-legend="([^"]*)"|range query (?:\(printf )?`([^`]*)`'
+    panel, legend = "variable namespace", ""
     for match in re.finditer(pattern, text):
         if match[1] is not None:
             panel = html.unescape(match[1])
         elif match[2] is not None:
-            legend = html.unescape(match[2])
+            legend = re.sub(r"\[(\w+)\]", r"{{\1}}", html.unescape(match[2]))
         else:
-            quoted = '"%s"' % values["namespace"]
-            yield Query(None, title, panel, substituted(match[3].replace("%[1]s", quoted), values), legend, False)
+            expression = match[3].replace("%[1]s", '"$namespace"').replace("%%", "%")
+            yield Query(None, title, panel, substituted(expression, values), legend, False)
 
 
 def substituted(expression, values):
