@@ -3,8 +3,8 @@ from .gpu import BUSY
 from .model import OPTIONAL, Dashboard, Panel, Row, Target, growth, quantile, quantiles, rate, series, total
 
 # Endings and reasons that are the gateway's or llama-server's fault, not the client's. The rules use the same.
-FAULTS = ('backend_unavailable|model_loading|backend_error|first_token_timeout|stream_idle_timeout|total_timeout|'
-          'ledger_unavailable|issuer_unavailable|internal_error')
+FAULTS = ('first_token_timeout|stream_idle_timeout|total_timeout|backend_unavailable|model_loading|backend_error|'
+          'ledger_unavailable|internal_error|drained')
 FAILED = 'ending=~"%s"' % FAULTS
 CREDENTIALS = 'reason=~"invalid_api_key|invalid_token|ip_not_authorized|endpoint_not_allowed|model_not_allowed"'
 
@@ -65,6 +65,27 @@ WAITS = (
                   "{{le}}"),), "heatmap"),
 )
 
+
+def burn(ratio, objective):
+    """How many times faster than allowed an error budget is used up, over three windows."""
+    return tuple(Target("max by (namespace) (%s / on (namespace) (1 - %s))" % (
+        series(":%s%s" % (ratio, window)), series(":%s:objective" % objective)), "{{namespace}} " + name)
+        for window, name in (("1h", "1 hour"), ("6h", "6 hours"), ("3d", "3 days")))
+
+
+OBJECTIVES = (
+    Panel("Errors: budget burn", "How many times faster than the objective allows requests fail, by the gateway's or "
+          "llama-server's fault. 1: exactly as much as is allowed. See docs/alerts.md.", "short",
+          burn("requests:error_ratio", "requests")),
+    Panel("First token: budget burn", "How many times faster than the objective allows first tokens come late.", "short",
+          burn("time_to_first_token:slow_ratio", "time_to_first_token")),
+    Panel("Alerts", "Those that fire, and those that will if it lasts (pending). Each has a section in "
+          "docs/TROUBLESHOOTING.md.", "short",
+          (Target('count by (alertname, severity, alertstate) '
+                  '(ALERTS{namespace=~"$namespace", alertname=~"LlamaGateway.+|LlamaServer.+"})', "How many"),), "table",
+          columns=("alertname", "severity", "alertstate")),
+)
+
 TOKENS = (
     Panel("Tokens a second", "prompt holds the cached ones too, completion holds thoughts.", "short",
           (Target(rate("tokens_total", "kind"), "{{kind}}"),), width=12),
@@ -92,6 +113,10 @@ GATEWAY = (
           "refused.", "percentunit",
           (Target("min by (namespace) (%s / %s)" % (series("data_volume_free_bytes"),
                                                      series("data_volume_size_bytes")), "{{namespace}}"),), maximum=1),
+    Panel("Certificate and keys: time left", "Until the certificate of the public port expires, and the first of the keys "
+          "that expire within 30 days. Nothing is shown of what there is not.", "s",
+          (Target("min by (file) (%s) - time()" % series("tls_certificate_expiry_timestamp_seconds"), "{{file}}"),
+           Target("min(%s) - time()" % series("api_key_expiry_timestamp_seconds"), "first key"))),
     Panel("Accounting drift", "llama-server's count of tokens less the ledger's, in the last 24 hours, by replica and "
           "kind. See docs/audit.md.", "short",
           (Target(total("accounting_drift_tokens", "upstream, kind"), "{{upstream}} {{kind}}"),)),
@@ -108,6 +133,6 @@ GATEWAY = (
 SERVICE = Dashboard(
     "service", "llama-gateway / Service",
     "Is it up, how fast does it answer, what fails or is refused, and why.",
-    (Row("Now", WATCH), Row("Requests", REQUESTS), Row("Waiting and speed, as clients see it", WAITS),
+    (Row("Now", WATCH), Row("Objectives and alerts", OBJECTIVES), Row("Requests", REQUESTS), Row("Waiting and speed, as clients see it", WAITS),
      Row("Tokens", TOKENS), Row("The gateway itself", GATEWAY),
      Row("GPU " + OPTIONAL % "needs NVIDIA's DCGM exporter", (BUSY,), folded=True)))
