@@ -22,11 +22,26 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
 
 /// Path, content type and text of each file.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 19] = [
     ("/console", HTML, include_str!("console/index.html")),
     ("/console/style.css", STYLE, include_str!("console/style.css")),
-    ("/console/app.js", SCRIPT, include_str!("console/app.js")),
     ("/console/icon.svg", IMAGE, include_str!("console/icon.svg")),
+    ("/console/api.js", SCRIPT, include_str!("console/api.js")),
+    ("/console/app.js", SCRIPT, include_str!("console/app.js")),
+    ("/console/chat.js", SCRIPT, include_str!("console/chat.js")),
+    ("/console/dom.js", SCRIPT, include_str!("console/dom.js")),
+    ("/console/format.js", SCRIPT, include_str!("console/format.js")),
+    ("/console/keys.js", SCRIPT, include_str!("console/keys.js")),
+    ("/console/live.js", SCRIPT, include_str!("console/live.js")),
+    ("/console/now.js", SCRIPT, include_str!("console/now.js")),
+    ("/console/plot.js", SCRIPT, include_str!("console/plot.js")),
+    ("/console/sse.js", SCRIPT, include_str!("console/sse.js")),
+    ("/console/table.js", SCRIPT, include_str!("console/table.js")),
+    ("/console/tenants.js", SCRIPT, include_str!("console/tenants.js")),
+    ("/console/theme.js", SCRIPT, include_str!("console/theme.js")),
+    ("/console/try.js", SCRIPT, include_str!("console/try.js")),
+    ("/console/upstreams.js", SCRIPT, include_str!("console/upstreams.js")),
+    ("/console/usage.js", SCRIPT, include_str!("console/usage.js")),
 ];
 
 /// What a browser is to keep from whatever finds its way into the page. With trusted types, the page cannot make HTML
