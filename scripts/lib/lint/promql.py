@@ -14,7 +14,8 @@ def parse(text):
     return promql.parse(text)
 
 
-def _nodes(expression):
+def nodes(expression):
+    """All parts of an expression."""
     found = []
     promql.walk(expression, lambda node: found.append(node))
     return found
@@ -22,7 +23,7 @@ def _nodes(expression):
 
 def selectors(expression):
     """Each selector's metric, the labels that it matches, and those values that it wants exactly."""
-    for node in _nodes(expression):
+    for node in nodes(expression):
         vector = node.vector_selector if isinstance(node, promql.MatrixSelector) else node
         if isinstance(vector, promql.VectorSelector):
             matchers = vector.matchers.matchers + [inner for group in vector.matchers.or_matchers for inner in group]
@@ -34,7 +35,7 @@ def selectors(expression):
 
 def groupings(expression):
     """(labels of a by, without, on, ignoring or group_left, the metrics whose labels they can be) for each."""
-    for node in _nodes(expression):
+    for node in nodes(expression):
         labels = set()
         if isinstance(node, promql.AggregateExpr) and node.modifier:
             labels.update(node.modifier.labels)
@@ -43,5 +44,5 @@ def groupings(expression):
                 labels.update(node.modifier.matching.labels)
             labels.update(node.modifier.group_labels or [])
         if labels and not any(isinstance(inner, promql.Call) and inner.func.name in ("label_replace", "label_join")
-                              for inner in _nodes(node)):
+                              for inner in nodes(node)):
             yield labels, {selector.metric for selector in selectors(node)}
