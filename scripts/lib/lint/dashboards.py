@@ -5,6 +5,7 @@ Each rule is about one dashboard, wherever it is: in a ConfigMap of an overlay, 
 """
 import json
 from collections import Counter, namedtuple
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
@@ -18,8 +19,6 @@ from .core import dig, fault, labels_of, rule, tree_rule
 from .monitoring import MISLEADING, PLATFORM, labels_of_metric
 from .results import result_labels
 
-# kind: grafana, console or page. `document` is its JSON, None of a page or where it cannot be read.
-Dashboard = namedtuple("Dashboard", "kind document queries error size")
 Query = namedtuple("Query", "panel text expression legend optional")
 
 KINDS = {"grafana_dashboard": "grafana", "console.openshift.io/dashboard": "console"}
@@ -41,24 +40,36 @@ LARGEST = 200_000
 CHECKS = {}
 
 
+@dataclass(frozen=True, eq=False)
+class Dashboard:
+    """What was read: its JSON (None of a page) and its queries, or an error. `kind`: grafana, console or page."""
+
+    kind: str
+    document: dict
+    queries: list
+    error: str
+    size: int
+
+
 def dashboard_rule(identifier):
     """Registers f(dashboard, project, recorded), which yields (path, what, hint); `recorded` are names of rules."""
     def register(function):
         def of_overlay(overlay, project):
             known = recorded(overlay.of("PrometheusRule"))
             for thing, path, dashboard in of_config_maps(overlay.of("ConfigMap")):
-                for place, what, hint in function(dashboard, project, known):
+                for place, what, hint in CHECKS[identifier](dashboard, project, known):
                     yield fault(thing, "%s %s" % (path, place), what, hint)
         of_overlay.__doc__ = function.__doc__
-        CHECKS[identifier] = function
+        # Overlays have the same dashboards, which are large: each is looked at once.
+        CHECKS[identifier] = lru_cache(maxsize=64)(lambda *about: list(function(*about)))
         return rule(identifier)(of_overlay)
     return register
 
 
 def recorded(things):
     """The names that PrometheusRules record."""
-    return {entry["record"] for thing in things for group in dig(thing, "spec.groups", [])
-            for entry in group.get("rules") or [] if "record" in entry}
+    return frozenset(entry["record"] for thing in things for group in dig(thing, "spec.groups", [])
+                     for entry in group.get("rules") or [] if "record" in entry)
 
 
 def of_config_maps(things):
@@ -106,7 +117,7 @@ def shown(dashboard):
 @tree_rule("dashboard-file")
 def dashboard_file(project):
     """Those for OpenShift's console and for Prometheus are in no overlay: they are held against the rules as files."""
-    known = set()
+    known = frozenset()
     for path in sorted((project.root / "manifests/components/monitoring").glob("*.yaml")):
         known |= recorded(thing for thing in yaml.safe_load_all(path.read_text(encoding="utf-8")) if thing)
     for name, dashboard in of_files(project.root):
