@@ -4,13 +4,14 @@ A mutation changes the parsed objects of a rendered overlay. It is made for one 
 """
 import copy
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -75,6 +76,15 @@ class Set:
 
     def policy(self, name):
         return self.get("NetworkPolicy", name)["spec"]
+
+    @contextmanager
+    def dashboard(self, name="service"):
+        """One of the dashboards for Grafana, to be broken."""
+        data = self.get("ConfigMap", "kimi-k2-dashboard-" + name)["data"]
+        [(file, text)] = data.items()
+        document = json.loads(text)
+        yield document
+        data[file] = json.dumps(document)
 
     def alert(self):
         """An alert without conditions of its own: those of the good set are long."""
@@ -1128,6 +1138,211 @@ def an_overlay_that_does_not_name_the_namespace(manifests):
     file.write_text(file.read_text().replace("namespace:", "nameSuffix:"))
 
 
+# ---- dashboards
+
+def panel_of(document, kind="timeseries"):
+    """The first panel of a kind."""
+    return next(panel for panel in document["panels"] if panel["type"] == kind)
+
+
+def asks(document, expression, legend=""):
+    """Has a panel ask something else."""
+    panel_of(document)["targets"] = [dict(panel_of(document)["targets"][0], expr=expression, legendFormat=legend)]
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_is_no_json(good):
+    data = good.get("ConfigMap", "kimi-k2-dashboard-service")["data"]
+    data.update({name: text + "}" for name, text in data.items()})
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_with_a_variable_that_nobody_sets(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slots_busy{namespace=~"$namespace", upstream="$upstream"}')
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_of_an_older_schema(good):
+    with good.dashboard() as document:
+        document["schemaVersion"] = 16
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_can_be_edited(good):
+    with good.dashboard() as document:
+        document["editable"] = True
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_without_an_id(good):
+    with good.dashboard() as document:
+        del document["uid"]
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_kubectl_cannot_apply(good):
+    with good.dashboard() as document:
+        document["description"] = "x" * 200_000
+
+
+@breaks("dashboard-json", INGRESS)
+def a_variable_that_no_prometheus_understands(good):
+    with good.dashboard() as document:
+        document["templating"]["list"][1]["query"]["query"] = "metrics(.*)"
+
+
+@breaks("dashboard-panel", INGRESS)
+def two_panels_with_one_id(good):
+    with good.dashboard() as document:
+        document["panels"][1]["id"] = document["panels"][2]["id"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def two_panels_with_one_title(good):
+    with good.dashboard() as document:
+        document["panels"][1]["title"] = document["panels"][2]["title"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_without_a_description(good):
+    with good.dashboard() as document:
+        panel_of(document)["description"] = ""
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_without_a_unit(good):
+    with good.dashboard() as document:
+        del panel_of(document)["fieldConfig"]["defaults"]["unit"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_of_an_old_type(good):
+    with good.dashboard() as document:
+        panel_of(document)["type"] = "graph"
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_that_asks_for_nothing(good):
+    with good.dashboard() as document:
+        panel_of(document)["targets"] = []
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_panel_of_one_data_source(good):
+    with good.dashboard() as document:
+        panel_of(document)["datasource"] = {"type": "prometheus", "uid": "P1809F7CD0C75ACF3"}
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_query_of_the_default_data_source(good):
+    with good.dashboard() as document:
+        del panel_of(document)["targets"][0]["datasource"]
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_data_source_that_comes_last(good):
+    with good.dashboard() as document:
+        document["templating"]["list"].reverse()
+
+
+@breaks("dashboard-query", INGRESS)
+def a_query_that_does_not_parse(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (surface) rate(llama_gateway_requests_total{namespace=~"$namespace"}[$__rate_interval])')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_a_metric_that_nobody_exports(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slot_busy{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_a_histogram_as_a_whole(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_queue_wait_seconds{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_what_no_rule_records(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway:requests:error_ratio2h{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_an_average_since_the_last_scrape(good):
+    with good.dashboard() as document:
+        asks(document, 'llamacpp:predicted_tokens_seconds{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_gpus_where_everybody_sees_it(good):
+    with good.dashboard() as document:
+        asks(document, 'DCGM_FI_DEV_GPU_UTIL{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_panel_by_a_label_that_is_not_there(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (tenant) (llama_gateway_slots_busy{namespace=~"$namespace"})')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_panel_of_a_label_that_is_not_there(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slots_busy{namespace=~"$namespace", tenant=~"$tenant"}')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_legend_of_a_label_that_was_summed_up(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (namespace) (llama_gateway_slots_busy{namespace=~"$namespace"})', "{{upstream}}")
+
+
+@breaks("dashboard-rate", INGRESS)
+def a_rate_of_a_fixed_window(good):
+    with good.dashboard() as document:
+        asks(document, 'sum(rate(llama_gateway_requests_total{namespace=~"$namespace"}[5m]))')
+
+
+@breaks("dashboard-namespace", INGRESS)
+def a_panel_of_all_namespaces(good):
+    with good.dashboard() as document:
+        asks(document, "sum(llama_gateway_slots_busy)")
+
+
+def replace_in(file, old, new):
+    text = file.read_text()
+    assert old in text, old
+    file.write_text(text.replace(old, new))
+
+
+@breaks_files("dashboard-file")
+def a_metric_of_the_console_that_nobody_exports(manifests):
+    replace_in(manifests / "components/console-dashboard/llama-gateway.json", "_slots_busy", "_slot_busy")
+
+
+@breaks_files("dashboard-file")
+def a_type_that_the_console_leaves_out(manifests):
+    replace_in(manifests / "components/console-dashboard/llama-gateway.json", '"graph"', '"timeseries"')
+
+
+@breaks_files("dashboard-file")
+def a_column_of_the_console_that_is_summed_up(manifests):
+    replace_in(manifests / "components/console-dashboard/llama-gateway.json", '"pattern": "tenant"', '"pattern": "model"')
+
+
+@breaks_files("dashboard-file")
+def a_metric_of_the_page_that_nobody_exports(manifests):
+    replace_in(manifests / "consoles/llama-gateway.html", "_slots_busy", "_slot_busy")
+
+
+@breaks_files("dashboard-file")
+def a_page_of_all_namespaces(manifests):
+    replace_in(manifests / "consoles/llama-gateway.html", "{namespace=~%[1]s}", "")
+
+
 class TheRealOverlays(unittest.TestCase):
     def test_have_no_fault(self):
         for name, faults in BEFORE.items():
@@ -1162,6 +1377,8 @@ class BrokenSets(unittest.TestCase):
         for identifier, mutation in TREE_MUTATIONS:
             with self.subTest(rule=identifier, mutation=mutation.__name__), tempfile.TemporaryDirectory() as root:
                 shutil.copytree(ROOT / "manifests", Path(root) / "manifests")
+                (Path(root) / "docs").mkdir()
+                shutil.copy(ROOT / "docs/metrics.md", Path(root) / "docs")
                 mutation(Path(root) / "manifests")
                 self.assertEqual({identifier}, {fault.rule for fault in core.run_tree(Project(root))})
 
@@ -1214,6 +1431,24 @@ class WhatIsAllowed(unittest.TestCase):
             good.alert()["expr"] = ('sum by (host) (label_replace(llama_gateway_slots_busy, "host", "$1", '
                                     '"upstream", "(.*):.*")) > 1')
         self.check(OPENSHIFT, mutation)
+
+    def test_legends_of_what_an_expression_leaves(self):
+        busy, ready = ('llama_gateway_%s{namespace=~"$namespace"}' % name for name in ("slots_busy", "upstream_ready"))
+        for expression, legend in (
+                ("topk(3, sum by (upstream, pod) (%s))" % busy, "{{upstream}} {{pod}}"),
+                ("sum without (pod) (%s)" % busy, "{{upstream}}"),
+                ("2 * (-%s)" % busy, "{{upstream}}"),
+                ("%s / on (upstream, pod) %s" % (busy, ready), "{{upstream}}"),
+                ("%s / ignoring (upstream) group_left sum by (pod) (%s)" % (busy, ready), "{{upstream}}"),
+                ("sum by (pod) (%s) or sum by (upstream) (%s)" % (busy, ready), "{{pod}}{{upstream}}"),
+                ("avg_over_time(%s[$__range])" % busy, "{{ upstream }}"),
+                ("time() - %s" % busy, "{{upstream}}"),
+                ('label_replace(%s, "host", "$1", "upstream", "(.*):.*")' % busy, "{{host}}")):
+            with self.subTest(expression=expression):
+                def mutation(good):
+                    with good.dashboard() as document:
+                        asks(document, expression, legend)
+                self.check(INGRESS, mutation)
 
     def test_parameters_that_are_empty(self):
         self.check(OPENSHIFT, lambda good: good.parameters().update(

@@ -6,6 +6,7 @@ import yaml
 from . import promql
 from .core import dig, fault, rule, tree_rule
 from .monitoring import Series, parsed, rules
+from .results import result_labels
 from .tree import files
 
 DOCUMENT = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/blob/main/(docs/[\w./-]+\.md)#([\w-]+)")
@@ -58,7 +59,7 @@ def namespace_label(overlay, project):
         if "namespace" in (entry.get("labels") or {}):
             continue
         for expression in promql.alternatives(str(entry.get("expr"))):
-            labels = promql.result_labels(expression, series.labels)
+            labels = result_labels(expression, series.labels)
             if labels is not None and "namespace" not in labels:
                 yield fault(thing, path + ".expr", "loses the label namespace", "group by it: sum by (namespace) (...)")
 

@@ -4,6 +4,7 @@ import re
 from . import promql
 from .core import SERVER, dig, fault, labels_of, matches, name_of, rule
 from .project import Metric
+from .results import result_labels
 from .storage import SECRETS
 
 # Of llama-server's /metrics.
@@ -58,14 +59,14 @@ class Series:
 
     def known(self, name):
         return (name in self.recorded or name in EVERYWHERE or PLATFORM.fullmatch(name) is not None
-                or self._exported(name) is not None)
+                or labels_of_metric(self.project, name) is not None)
 
     def labels(self, name):
         """The labels that series of this name can have; None: not known."""
         if name in EVERYWHERE:
             return promql.TARGET_LABELS
         if name not in self.recorded:
-            return self._exported(name)
+            return labels_of_metric(self.project, name)
         if name not in self._labels:
             self._labels[name] = None  # while it is found out: a rule could use what it records itself
             self._labels[name] = self.of_rule(self.recorded[name])
@@ -74,25 +75,26 @@ class Series:
     def of_rule(self, entry):
         """The labels of what a rule gives; None: not known."""
         try:
-            found = promql.result_labels(promql.parse(str(entry.get("expr"))), self.labels)
+            found = result_labels(promql.parse(str(entry.get("expr"))), self.labels)
         except ValueError:
             return None
         return None if found is None else found | frozenset(entry.get("labels") or {})
-
-    def _exported(self, name):
-        if name in SERVER_METRICS:
-            return SERVER_METRICS[name].labels | promql.TARGET_LABELS
-        metric = self.project.metrics.get(histogram_of(name))
-        if metric and metric.kind == "histogram":
-            own = {"le"} if name.endswith("_bucket") else set()
-            return None if histogram_of(name) == name else metric.labels | promql.TARGET_LABELS | own
-        plain = self.project.metrics.get(name)
-        return plain.labels | promql.TARGET_LABELS if plain else None
 
 
 def histogram_of(name):
     """The name of the histogram that a series belongs to, if it is of one."""
     return re.sub(r"_(bucket|sum|count)$", "", str(name))
+
+
+def labels_of_metric(project, name):
+    """The labels of a series of the gateway or of llama-server; None for others."""
+    if name in SERVER_METRICS:
+        return SERVER_METRICS[name].labels | promql.TARGET_LABELS
+    histogram = project.metrics.get(histogram_of(name))
+    if histogram_of(name) != name and histogram and histogram.kind == "histogram":
+        return histogram.labels | promql.TARGET_LABELS | ({"le"} if name.endswith("_bucket") else set())
+    plain = project.metrics.get(name)
+    return plain.labels | promql.TARGET_LABELS if plain and plain.kind != "histogram" else None
 
 
 @rule("promql")
