@@ -1,5 +1,6 @@
 """Rules about alerts and recorded series: who is told what, by which labels, and how it is known that it works."""
 import re
+from functools import lru_cache
 
 import yaml
 
@@ -114,12 +115,17 @@ def rule_test(project):
 
 def _seen(folder):
     """What the tests of promtool see: alerts that fire with their severity, silent ones, and series with a value."""
+    found = [_seen_in(path.read_text(encoding="utf-8")) for path in folder.glob("*.yaml")]
+    return tuple(set().union(*(part[index] for part in found)) for index in range(3))
+
+
+@lru_cache(maxsize=64)
+def _seen_in(text):
     fires, silent, valued = set(), set(), set()
-    for path in folder.glob("*.yaml"):
-        for test in yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)["tests"]:
-            for case in test.get("alert_rule_test") or []:
-                fires.update((case["alertname"], alert["exp_labels"]["severity"]) for alert in case["exp_alerts"])
-                silent.update({case["alertname"]} if not case["exp_alerts"] else ())
-            for case in test.get("promql_expr_test") or []:
-                valued.update(re.findall(r"[\w:]+", case["expr"]) if case["exp_samples"] else ())
+    for test in yaml.load(text, yaml.CSafeLoader)["tests"]:
+        for case in test.get("alert_rule_test") or []:
+            fires.update((case["alertname"], alert["exp_labels"]["severity"]) for alert in case["exp_alerts"])
+            silent.update({case["alertname"]} if not case["exp_alerts"] else ())
+        for case in test.get("promql_expr_test") or []:
+            valued.update(re.findall(r"[\w:]+", case["expr"]) if case["exp_samples"] else ())
     return fires, silent, valued
