@@ -89,7 +89,7 @@ class Set:
     def alert(self):
         """An alert without conditions of its own: those of the good set are long."""
         rule = self.get("PrometheusRule", GATEWAY)["spec"]["groups"][0]["rules"][0]
-        rule["expr"] = "sum(rate(llama_gateway_requests_total[5m])) > 1"
+        rule["expr"] = "sum by (namespace) (rate(llama_gateway_requests_total[5m])) > 1"
         return rule
 
 
@@ -1020,7 +1020,7 @@ breaks("route-annotations")(_annotate("Route", ROUTER + "rate-limit-connections.
 
 @breaks("promql")
 def an_expression_with_an_open_parenthesis(good):
-    good.alert()["expr"] = "sum(rate(llama_gateway_requests_total[5m])"
+    good.alert()["expr"] = "sum by (namespace) (rate(llama_gateway_requests_total[5m])"
 
 
 @breaks("metric-name")
@@ -1045,7 +1045,7 @@ def an_average_since_somebodys_scrape(good):
 
 @breaks("metric-label")
 def a_grouping_by_a_label_that_is_not_there(good):
-    good.alert()["expr"] = "sum by (route) (rate(llama_gateway_requests_total[5m])) > 1"
+    good.alert()["expr"] = "sum by (namespace, route) (rate(llama_gateway_requests_total[5m])) > 1"
 
 
 @breaks("metric-label")
@@ -1055,12 +1055,43 @@ def a_matcher_of_a_label_that_is_not_there(good):
 
 @breaks("metric-label")
 def the_quantile_of_a_sum_without_le(good):
-    good.alert()["expr"] = "sum by (le) (rate(llama_gateway_queue_wait_seconds_sum[5m])) > 1"
+    good.alert()["expr"] = "sum by (namespace, le) (rate(llama_gateway_queue_wait_seconds_sum[5m])) > 1"
 
 
 @breaks("metric-label")
 def a_join_on_a_label_that_is_not_there(good):
-    good.alert()["expr"] = "llama_gateway_slots_busy / on (replica) llama_gateway_slots_total > 1"
+    good.alert()["expr"] = "llama_gateway_slots_busy / on (namespace, replica) llama_gateway_slots_total > 1"
+
+
+@breaks("metric-name")
+def a_series_that_no_rule_records(good):
+    good.alert()["expr"] = "llama_gateway:requests:rate1m > 1"
+
+
+@breaks("metric-label")
+def a_label_that_a_recorded_series_has_lost(good):
+    good.alert()["expr"] = "sum by (namespace, tenant) (llama_gateway:tokens:rate5m) > 1"
+
+
+@breaks("metric-value")
+def an_ending_that_no_request_has(good):
+    good.alert()["expr"] = 'llama_gateway_requests_total{ending=~"complete|backend_eror"} > 1'
+
+
+@breaks("metric-value")
+def an_outcome_that_no_ticket_has(good):
+    good.alert()["expr"] = 'llama_gateway_queue_tickets_total{outcome!="fully"} > 1'
+
+
+@breaks("metric-value")
+def a_bound_as_one_version_of_prometheus_writes_it(good):
+    good.alert()["expr"] = 'llama_gateway_time_to_first_token_seconds_bucket{le="30"} > 1'
+
+
+@breaks("metric-value")
+def a_bound_that_no_bucket_has(good):
+    rule = good.get("PrometheusRule", GATEWAY + "-slo")["spec"]["groups"][0]["rules"][2]
+    rule["expr"] = rule["expr"].replace("30|30[.]0", "45|45[.]0")
 
 
 @breaks("target-name")
@@ -1078,6 +1109,13 @@ def a_metric_of_the_platform_in_a_rule_of_the_project(good):
     good.alert()["expr"] = "kubelet_volume_stats_available_bytes < 1"
 
 
+@breaks("rule-scope")
+def a_series_that_is_recorded_elsewhere(good):
+    good.get("PrometheusRule", GATEWAY + "-platform")["spec"]["groups"][0]["rules"].append(
+        {"record": "llama_gateway:volume:available", "expr": "min by (namespace) (kubelet_volume_stats_available_bytes)"})
+    good.alert()["expr"] = "llama_gateway:volume:available < 1"
+
+
 @breaks("alert-text")
 def an_alert_that_says_nothing(good):
     del good.alert()["annotations"]["description"]
@@ -1092,6 +1130,55 @@ def an_alert_of_unknown_weight(good):
 def a_runbook_that_is_not_there(good):
     good.alert()["annotations"]["runbook_url"] = (
         "https://github.com/llama-gateway/llama-gateway/blob/main/docs/keys.md#no-such-heading")
+
+
+@breaks("runbook")
+def a_runbook_of_another_alert(good):
+    good.alert()["annotations"]["runbook_url"] = (
+        "https://github.com/llama-gateway/llama-gateway/blob/main/docs/TROUBLESHOOTING.md#llamaserverdown")
+
+
+@breaks("alert-template")
+def a_text_about_a_label_that_is_gone(good):
+    good.alert()["annotations"]["summary"] = "{{ $labels.upstream }} is down"
+
+
+@breaks("namespace-label")
+def an_alert_without_a_namespace(good):
+    good.alert()["expr"] = "sum(rate(llama_gateway_requests_total[5m])) > 1"
+
+
+@breaks("namespace-label")
+def an_absence_without_a_namespace(good):
+    good.alert()["expr"] = 'up == 0 or (absent(up{job="kimi-k2-gateway"}))'
+
+
+@breaks("label-bound")
+def an_alert_that_is_another_one_with_each_value(good):
+    good.alert()["labels"]["rate"] = "{{ $value }}"
+
+
+@breaks("label-bound")
+def a_label_for_each_request(good):
+    good.alert()["labels"]["request_id"] = "{{ $labels.pod }}"
+
+
+@breaks("label-bound")
+def an_expression_that_makes_such_a_label(good):
+    good.alert()["expr"] = ('label_replace(llama_gateway_slots_busy, "client", "$1", "upstream", "(.*):.*") > 1 or '
+                            'count_values without (upstream) ("address", llama_gateway_slots_total) > 1')
+
+
+@breaks("recorded-name")
+def a_recorded_series_with_the_name_of_a_metric(good):
+    good.get("PrometheusRule", GATEWAY + "-recording")["spec"]["groups"][0]["rules"].append(
+        {"record": "llama_gateway_requests_rate", "expr": "rate(llama_gateway_requests_total[5m])"})
+
+
+@breaks("recorded-name")
+def a_series_that_is_recorded_twice(good):
+    rules = good.get("PrometheusRule", GATEWAY + "-recording")["spec"]["groups"][0]["rules"]
+    rules.append(dict(rules[0]))
 
 
 @breaks("monitor-file")
@@ -1136,6 +1223,34 @@ def a_kustomization_beside_files_that_are_applied_by_hand(manifests):
 def an_overlay_that_does_not_name_the_namespace(manifests):
     file = manifests / "overlays" / CPU / "kustomization.yaml"
     file.write_text(file.read_text().replace("namespace:", "nameSuffix:"))
+
+
+MONITORING = "components/monitoring/"
+
+
+@breaks_files("rule-test")
+def an_alert_that_no_test_sees_fire(manifests):
+    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "alert: LlamaGatewayPod", "alert: LlamaServerPod")
+
+
+@breaks_files("rule-test")
+def a_severity_that_no_test_sees(manifests):
+    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "severity: warning", "severity: critical")
+
+
+@breaks_files("rule-test")
+def an_alert_that_no_test_sees_silent(manifests):
+    file = manifests / MONITORING / "tests/platform.yaml"
+    test = yaml.safe_load(file.read_text())
+    for case in test["tests"]:
+        case["alert_rule_test"] = [one for one in case["alert_rule_test"] if one["exp_alerts"]]
+    file.write_text(yaml.safe_dump(test))
+
+
+@breaks_files("rule-test")
+def a_series_of_which_no_test_sees_a_value(manifests):
+    file = manifests / MONITORING / "21-prometheusrule-recording.yaml"
+    file.write_text(file.read_text() + "        - {record: 'llama_gateway:slots:busy', expr: llama_gateway_slots_busy}\n")
 
 
 # ---- dashboards
@@ -1423,13 +1538,13 @@ class WhatIsAllowed(unittest.TestCase):
 
     def test_a_quantile_of_a_histogram(self):
         def mutation(good):
-            good.alert()["expr"] = ("histogram_quantile(0.95, sum by (le, class) "
+            good.alert()["expr"] = ("histogram_quantile(0.95, sum by (namespace, le, class) "
                                     "(rate(llama_gateway_queue_wait_seconds_bucket[5m]))) > 60")
         self.check(OPENSHIFT, mutation)
 
     def test_labels_that_an_expression_makes_itself(self):
         def mutation(good):
-            good.alert()["expr"] = ('sum by (host) (label_replace(llama_gateway_slots_busy, "host", "$1", '
+            good.alert()["expr"] = ('sum by (namespace, host) (label_replace(llama_gateway_slots_busy, "host", "$1", '
                                     '"upstream", "(.*):.*")) > 1')
         self.check(OPENSHIFT, mutation)
 

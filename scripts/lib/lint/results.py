@@ -1,53 +1,64 @@
-"""Which labels the result of a PromQL expression has: what a legend can show."""
-import promql_parser as promql
+"""Which labels the result of a PromQL expression has: what a legend can show, and what a rule records."""
+import promql_parser as parser
+
+from . import promql
 
 
-def result_labels(node, labels_of_metric):
-    """The labels; None where that is not known. `labels_of_metric(name)` gives those of a series, None for others."""
-    def of(inner):
-        return result_labels(inner, labels_of_metric)
-
-    if isinstance(node, promql.VectorSelector):
-        return labels_of_metric(str(node.name))
-    if isinstance(node, promql.MatrixSelector):
-        return of(node.vector_selector)
-    if isinstance(node, (promql.ParenExpr, promql.UnaryExpr, promql.SubqueryExpr)):
-        return of(node.expr)
-    if isinstance(node, promql.AggregateExpr):
-        return _of_aggregation(node, of)
-    if isinstance(node, promql.BinaryExpr):
-        return _of_operation(node, of)
-    if isinstance(node, promql.Call):
-        if node.func.name in ("label_replace", "label_join", "absent"):
-            return None
-        found = of(node.args[-1]) if node.args else frozenset()
-        return found - {"le"} if found and node.func.name == "histogram_quantile" else found
-    return frozenset()  # a number
+def result_labels(expression, of_metric):
+    """The labels that the series of a result can have, where `of_metric` knows those of a metric; None: not known."""
+    if isinstance(expression, parser.VectorSelector):
+        return of_metric(next(promql.selectors(expression)).metric)
+    if isinstance(expression, parser.MatrixSelector):
+        return result_labels(expression.vector_selector, of_metric)
+    if isinstance(expression, (parser.ParenExpr, parser.UnaryExpr, parser.SubqueryExpr)):
+        return result_labels(expression.expr, of_metric)
+    if isinstance(expression, parser.AggregateExpr):
+        return _of_aggregation(expression, result_labels(expression.expr, of_metric))
+    if isinstance(expression, parser.Call):
+        return _of_call(expression, of_metric)
+    if isinstance(expression, parser.BinaryExpr):
+        return _of_operation(expression, of_metric)
+    return frozenset()
 
 
-def _of_aggregation(node, of):
-    if str(node.op) in ("topk", "bottomk"):
-        return of(node.expr)
-    if not node.modifier:
+def _of_aggregation(expression, inner):
+    if str(expression.op) in ("topk", "bottomk", "limitk", "limit_ratio"):
+        return inner
+    if str(expression.op) == "count_values":
+        return None  # it makes a label of its own
+    if not expression.modifier:
         return frozenset()
-    if node.modifier.type == promql.AggModifierType.By:
-        return frozenset(node.modifier.labels)
-    found = of(node.expr)
-    return None if found is None else found - set(node.modifier.labels)
+    named = frozenset(expression.modifier.labels)
+    if expression.modifier.type == parser.AggModifierType.By:
+        return named
+    return None if inner is None else inner - named
 
 
-def _of_operation(node, of):
-    left, right = of(node.lhs), of(node.rhs)
-    if str(node.op) == "or":
-        return None if None in (left, right) else left | right
-    if not left and left is not None:
-        # A number, or what has no labels: then both sides have none, or the other is the series.
-        return right
-    modifier = node.modifier
-    if modifier and modifier.card == promql.VectorMatchCardinality.ManyToOne:
-        return None if left is None else left | set(modifier.group_labels or ())
-    if modifier and modifier.matching and str(node.op) not in ("and", "unless"):
-        if modifier.matching.type == promql.LabelModifierType.Include:
-            return frozenset(modifier.matching.labels)
-        return None if left is None else left - set(modifier.matching.labels)
-    return left
+def _of_call(call, of_metric):
+    if call.func.name in ("label_replace", "label_join"):
+        return None
+    if call.func.name in ("absent", "absent_over_time"):
+        return frozenset(next(promql.selectors(call)).exact)
+    if not any(True for _ in promql.selectors(call)) or call.func.name in ("scalar", "vector"):
+        return frozenset()
+    inner = next(result_labels(argument, of_metric) for argument in call.args
+                 if any(True for _ in promql.selectors(argument)))
+    return inner - {"le"} if inner and call.func.name == "histogram_quantile" else inner
+
+
+def _of_operation(expression, of_metric):
+    sides = [side for side in (expression.lhs, expression.rhs) if any(True for _ in promql.selectors(side))]
+    labels = [result_labels(side, of_metric) for side in sides]
+    operator, modifier = str(expression.op), expression.modifier
+    if len(labels) < 2 or operator in ("and", "unless"):
+        return labels[0] if labels else frozenset()
+    if None in labels:
+        return None
+    if operator == "or":
+        return labels[0] | labels[1]
+    one_to_one = not modifier or modifier.card == parser.VectorMatchCardinality.OneToOne
+    if one_to_one and modifier and modifier.matching:
+        named = frozenset(modifier.matching.labels)
+        return named if modifier.matching.type == parser.LabelModifierType.Include else labels[0] - named
+    many = labels[1] if modifier and modifier.card == parser.VectorMatchCardinality.OneToMany else labels[0]
+    return many | frozenset((modifier and modifier.group_labels) or [])
