@@ -1415,6 +1415,18 @@ def a_legend_of_a_label_that_was_summed_up(good):
         asks(document, 'sum by (namespace) (llama_gateway_slots_busy{namespace=~"$namespace"})', "{{upstream}}")
 
 
+@breaks("dashboard-label", INGRESS)
+def a_panel_of_a_label_that_a_rule_does_not_keep(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway:requests:objective{namespace=~"$namespace", surface="chat"}')
+
+
+@breaks("dashboard-value", INGRESS)
+def a_panel_of_a_value_that_the_label_never_has(good):
+    with good.dashboard() as document:
+        asks(document, 'sum(llama_gateway_tokens_total{namespace=~"$namespace", kind="promt"})')
+
+
 @breaks("dashboard-rate", INGRESS)
 def a_rate_of_a_fixed_window(good):
     with good.dashboard() as document:
@@ -1493,8 +1505,8 @@ class BrokenSets(unittest.TestCase):
         for identifier, mutation in TREE_MUTATIONS:
             with self.subTest(rule=identifier, mutation=mutation.__name__), tempfile.TemporaryDirectory() as root:
                 shutil.copytree(ROOT / "manifests", Path(root) / "manifests")
-                (Path(root) / "docs").mkdir()
-                shutil.copy(ROOT / "docs/metrics.md", Path(root) / "docs")
+                for name in ("docs", "gateway"):
+                    (Path(root) / name).symlink_to(ROOT / name)
                 mutation(Path(root) / "manifests")
                 self.assertEqual({identifier}, {fault.rule for fault in core.run_tree(Project(root))})
 
