@@ -1,7 +1,7 @@
 // Whether everybody can use the console: axe-core finds nothing in any tab, in light and dark, on a desk and on a phone;
 // the keyboard reaches everything; nothing moves for who wants it quiet. The pictures stay in target/pages to be looked at.
 import assert from "node:assert/strict";
-import { PAGES, dialog, figure, number, open, packaged, quiet, region, rows, run, show, tab, tell, tries, until } from "./console.mjs";
+import { PAGES, button, dialog, figure, number, open, packaged, quiet, region, rows, run, show, tab, tell, tries, until } from "./console.mjs";
 
 const TABS = ["Now", "Tenants", "Keys", "Upstreams", "Try it"];
 const SIZES = { desk: { width: 1200, height: 900 }, phone: { width: 375, height: 812 } };
@@ -22,14 +22,15 @@ async function looksRight(page, names, visit) {
     for (const name of names) {
       await visit(name);
       for (const colorScheme of ["light", "dark"]) {
-        await page.emulateMedia({ colorScheme });
+        // Nothing fades from one theme into the other while it is looked at.
+        await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
         await page.screenshot({ path: `${PAGES}/console-${name.replace(" ", "-").toLowerCase()}-${size}-${colorScheme}.png`, fullPage: true });
         await holdsUp(page, `${name}, ${size}, ${colorScheme}`);
       }
     }
   }
   await page.setViewportSize(SIZES.desk);
-  await page.emulateMedia({ colorScheme: "light" });
+  await page.emulateMedia({ colorScheme: "light", reducedMotion: "no-preference" });
 }
 
 /** By Tab alone everything is reached that can be used, and it can be seen where one is. */
@@ -147,7 +148,7 @@ await run(async (browser) => {
   await page.keyboard.press("Enter");
   await show(page, "Try it");
   await tries(page, process.env.API_KEY, "Tell me about rivers.", 3);
-  await until("the answer", async () => number(await figure(page, "Tokens")) === 3);
+  await until("the answer", async () => number(await figure(page, "Tokens")) === 3 && (await button(page, "Send").isEnabled()));
   await tell("hold");
   await show(page, "Now");
   await until("the queue", async () => (await rows(region(page, "Queue"), "Position")).length === 3);
