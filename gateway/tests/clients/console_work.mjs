@@ -159,7 +159,9 @@ async function survivesARestart(page, noted) {
   await banner.waitFor({ state: "hidden" });
   // What failed in between is no complaint.
   noted.loads.length = 0;
-  await watchesAStream(page);
+  const answer = await chat(API_KEY, { stream: true, max_tokens: 100 });
+  await row(region(page, "Running"), "Output", (found) => found.Tenant === "acme");
+  await answer.text();
 }
 
 await run(async (browser) => {
