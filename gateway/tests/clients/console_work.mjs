@@ -90,7 +90,11 @@ async function triesTheKey(page, { key }) {
 
   await tries(page, key, "Tell me a very long story.", 1500);
   await until("it has begun", async () => number(await figure(page, "Tokens")) > 5);
+  // A screen reader is to read the answer when it is whole, not token by token.
+  const spoken = region(page, "Answer").locator("[aria-live=polite]");
+  assert.equal(await spoken.getAttribute("aria-busy"), "true");
   await button(page, "Stop").click();
+  assert.equal(await spoken.getAttribute("aria-busy"), "false");
   assert.ok(await button(page, "Send").isEnabled());
   const then = await figure(page, "Tokens");
   await show(page, "Now");
