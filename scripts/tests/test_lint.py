@@ -1445,7 +1445,8 @@ def a_type_that_the_console_leaves_out(manifests):
 
 @breaks_files("dashboard-file")
 def a_column_of_the_console_that_is_summed_up(manifests):
-    replace_in(manifests / "components/console-dashboard/llama-gateway.json", '"pattern": "tenant"', '"pattern": "model"')
+    file = manifests / "components/console-dashboard/llama-gateway.json"
+    replace_in(file, '"pattern": "tenant"', '"pattern": "model"')
 
 
 @breaks_files("dashboard-file")

@@ -1,7 +1,7 @@
 """What the written dashboards ask Prometheus: every query of every file, as Prometheus would get it.
 
-Takes the files that `scripts/dashboards` wrote (not what they were made from), and gives `Query` tuples. For the lint, and
-for tests that ask a real Prometheus.
+Takes the files that `scripts/dashboards` wrote (not what they were made from), and gives `Query` tuples. For the lint,
+and for tests that ask a real Prometheus.
 """
 import html
 import json
@@ -42,7 +42,8 @@ def of_json(text, values):
     title = dashboard["title"]
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
-            yield Query(None, title, "variable " + variable["name"], substituted(label_values(variable), values), "", False)
+            expression = substituted(label_values(variable), values)
+            yield Query(None, title, "variable " + variable["name"], expression, "", False)
     for panel, row in panels(dashboard):
         for target in panel.get("targets") or []:
             yield Query(None, title, panel.get("title", ""), substituted(target["expr"], values),

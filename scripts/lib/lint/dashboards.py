@@ -1,7 +1,7 @@
 """Rules about dashboards: a figure that asks for what nobody exports stays empty, and nobody is told.
 
-Each rule is about one dashboard, wherever it is: in a ConfigMap of an overlay, or in a file that no overlay contains (that
-of OpenShift's console, the page of Prometheus), which `dashboard-file` holds against all of them.
+Each rule is about one dashboard, wherever it is: in a ConfigMap of an overlay, or in a file that no overlay contains
+(that of OpenShift's console, the page of Prometheus), which `dashboard-file` holds against all of them.
 """
 import json
 from collections import Counter, namedtuple
@@ -29,7 +29,7 @@ TYPES = {
     "console": {"graph", "singlestat", "table"},
 }
 # In the place of variables, so that what was written out is told from what was a variable.
-VALUES = dict(read.VALUES, __rate_interval="301s", __range="3607s", __interval="61s", namespace="chosen", tenant="chosen")
+VALUES = dict(read.VALUES, __rate_interval="301s", __range="3607s", namespace="chosen")
 RANGES = {timedelta(seconds=301), timedelta(seconds=3607)}
 # A page of Prometheus has no variables for them.
 PAGE_RANGES = {timedelta(minutes=5), timedelta(hours=1)}
@@ -105,7 +105,7 @@ def shown(dashboard):
 
 @tree_rule("dashboard-file")
 def dashboard_file(project):
-    """Those for OpenShift's console and for Prometheus are in no overlay, and are held against the rules all the same."""
+    """Those for OpenShift's console and for Prometheus are in no overlay: they are held against the rules as files."""
     known = set()
     for path in sorted((project.root / "manifests/components/monitoring").glob("*.yaml")):
         known |= recorded(thing for thing in yaml.safe_load_all(path.read_text(encoding="utf-8")) if thing)
@@ -119,7 +119,7 @@ def dashboard_file(project):
 def dashboard_json(dashboard, project, known):
     """Who shows a dashboard that it cannot read, or cannot keep, shows nothing or an error."""
     if dashboard.error:
-        yield "", "cannot be read: %s" % dashboard.error, "scripts/dashboards writes it anew"
+        yield "", "is not readable: %s" % dashboard.error, "scripts/dashboards writes it anew"
     if dashboard.size > LARGEST:
         yield "", "has %d bytes" % dashboard.size, "kubectl apply takes about %d: split it" % LARGEST
     if dashboard.kind == "page" or dashboard.error:
@@ -233,7 +233,7 @@ def dashboard_rate(dashboard, project, known):
 
 @dashboard_rule("dashboard-namespace")
 def dashboard_namespace(dashboard, project, known):
-    """Two gateways in a cluster, or a project of OpenShift in which one may see no other: only the chosen one counts."""
+    """Two gateways in a cluster, or a project of OpenShift in which one sees no other: only the chosen one counts."""
     for query in parsed(dashboard):
         if query.panel == "variable namespace":
             continue
