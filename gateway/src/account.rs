@@ -16,9 +16,11 @@ use crate::error::{Reason, Rejection};
 use crate::ledger::{Charge, Closing, Count, CountedBy, Dispatched, Ending, Outcome, Progress, Subject};
 use crate::limit::Reservation;
 use crate::metrics::Metrics;
-use crate::queue::Speed;
+use crate::queue::{Speed, View};
 use crate::retries::Live;
+use crate::roster::{About, Listing, Roster, Run};
 use crate::server::{Client, Drain, Phase};
+use crate::traces::{Settled, Step, Timed, Trace};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -67,6 +69,8 @@ pub struct Opening {
     pub client: Arc<Client>,
     /// When its head had been read.
     pub arrived: Instant,
+    /// Where its steps are noted.
+    pub trace: Trace,
 }
 
 /// One request's account.
@@ -94,6 +98,9 @@ pub struct Account {
     last_output: Instant,
     count: Count,
     answered: Answered,
+    /// Its place on the list that operators see, while it waits or runs.
+    listing: Option<Listing>,
+    trace: Trace,
     /// The last field: when it is dropped, everything else has been given back.
     live: Live,
 }
@@ -101,7 +108,7 @@ pub struct Account {
 impl Account {
     /// Begins the account of an admitted request.
     pub fn begin(opening: Opening, books: Books) -> Self {
-        let Opening { charge, subject, reservation, live, client, arrived } = opening;
+        let Opening { charge, subject, reservation, live, client, arrived, trace } = opening;
         Self {
             charge: Some(charge),
             progress: None,
@@ -120,6 +127,8 @@ impl Account {
             last_output: arrived,
             count: Count::default(),
             answered: Answered::default(),
+            listing: None,
+            trace,
             live,
         }
     }
@@ -134,6 +143,20 @@ impl Account {
         (self.queued, self.slots, self.prompt) = (Some(Instant::now()), slots.max(1), prompt);
     }
 
+    /// It waits: operators see it from now on, in its class and with what it can expect.
+    pub fn list(&mut self, roster: &Roster, class: Arc<str>, view: View) {
+        let about = About {
+            subject: self.subject.clone(),
+            class,
+            slots: self.slots,
+            prompt: self.prompt,
+            arrived: self.arrived,
+            entered: self.queued.unwrap_or(self.arrived),
+            view,
+        };
+        self.listing = Some(roster.list(about));
+    }
+
     /// The request has its slots, at the replica `upstream`. When this returns, its row is durable: only then may
     /// llama-server be asked. If it could not be asked and was given slots again, the last ones count.
     ///
@@ -142,10 +165,13 @@ impl Account {
     pub async fn dispatch(&mut self, upstream: Arc<str>) -> Result<(), Rejection> {
         let (slots, prompt) = (self.slots, self.prompt);
         let (at, queue_wait) = (self.moment().timestamp, self.queue_wait());
-        let dispatched = Dispatched { at, queue_wait, upstream, slots, prompt };
+        let dispatched = Dispatched { at, queue_wait, upstream: upstream.clone(), slots, prompt };
         // Before the wait for the disk, which may be given up: the slots are held meanwhile.
         self.dispatched = Some(dispatched.clone());
         let Some(charge) = &mut self.charge else { return Ok(()) };
+        if let Some(listing) = &self.listing {
+            listing.runs(Run { since: Instant::now(), upstream, progress: charge.progress() });
+        }
         if std::mem::replace(&mut self.opened, true) {
             charge.progress().dispatched_again(at);
             return Ok(());
@@ -165,6 +191,9 @@ impl Account {
         if let Some(progress) = &self.progress {
             progress.waits_again();
         }
+        if let Some(listing) = &self.listing {
+            listing.waits();
+        }
     }
 
     /// How long it has waited for a slot.
@@ -180,6 +209,11 @@ impl Account {
     /// The model that answers.
     pub fn model(&self) -> &str {
         &self.subject.model
+    }
+
+    /// Where the steps of the request are noted.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// Whether it has been settled.
@@ -258,12 +292,12 @@ impl Account {
     }
 
     /// Settles the account; the future is ready once the row is durable. `None` if it was settled before.
-    pub fn end(&mut self, ending: Ending) -> Option<Closing> {
+    pub fn end(&mut self, ending: Ending) -> Option<Timed<Closing>> {
         self.settle(ending, None)
     }
 
     /// Settles the account of a request that failed. `None` if it was settled before.
-    pub fn fail(&mut self, rejection: &Rejection) -> Option<Closing> {
+    pub fn fail(&mut self, rejection: &Rejection) -> Option<Timed<Closing>> {
         let ending = match rejection.reason {
             Reason::Draining => Ending::Drained,
             reason => Ending::Failed(reason),
@@ -271,8 +305,9 @@ impl Account {
         self.settle(ending, rejection.operator.as_deref())
     }
 
-    fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Closing> {
+    fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Timed<Closing>> {
         let charge = self.charge.take()?;
+        self.listing = None;
         let outcome = Outcome {
             ending,
             status: self.status(ending),
@@ -296,7 +331,15 @@ impl Account {
         });
         self.observe(&outcome);
         self.log(&outcome, operator);
-        Some(charge.close(outcome))
+        self.trace.settled(|| Settled {
+            ending,
+            status: outcome.status,
+            count: self.count,
+            slots: self.slots,
+            first_token: self.first_token.map(|moment| moment.instant),
+            at: Instant::now(),
+        });
+        Some(self.trace.timed(Step::Ledger, charge.close(outcome)))
     }
 
     /// What the client has been sent, or is sent with this ending.
@@ -342,6 +385,7 @@ impl Account {
         let since_arrival = |time: Timestamp| time.duration_since(subject.arrived).as_secs_f64() * 1000.0;
         tracing::info!(
             request_id = &*subject.request_id,
+            trace_id = self.trace.id(),
             tenant = &*subject.tenant,
             key_id = &*subject.key_id,
             model = &*subject.model,

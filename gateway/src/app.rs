@@ -18,10 +18,12 @@ use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::retries::Retries;
+use crate::roster::Roster;
 use crate::server::{Counts, Drain};
 use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
+use crate::traces::{Trace, Traces};
 use crate::upstream::{Readiness, Upstream};
 use crate::usage::Reads;
 
@@ -48,6 +50,8 @@ pub struct App {
     pub bounds: Bounds,
     /// Who waits for which slot.
     pub queue: Queue,
+    /// The requests that wait or run, for operators who look.
+    pub roster: Roster,
     /// Which requests a retry may replace.
     pub retries: Retries,
     /// The llama-server replicas.
@@ -58,6 +62,8 @@ pub struct App {
     pub own_usage: Reads,
     /// What operators ask it.
     pub all_usage: Reads,
+    /// Where the steps of requests are told.
+    pub traces: Traces,
     /// What Prometheus sees.
     pub metrics: Arc<Metrics>,
     /// Whether the gateway is shutting down.
@@ -135,9 +141,16 @@ impl App {
 
     /// Answers a request that has no account yet with its refusal; counts and logs it.
     pub fn refuse(&self, dialect: Dialect, request_id: &str, rejection: &Rejection) -> Response {
+        self.refuse_traced(dialect, request_id, rejection, &Trace::default())
+    }
+
+    /// The same for a request that has a trace.
+    pub fn refuse_traced(&self, dialect: Dialect, request_id: &str, rejection: &Rejection, trace: &Trace) -> Response {
+        trace.refused(rejection);
         self.metrics.refused_total.with_label_values(&[rejection.reason.label()]).inc();
         tracing::info!(
             request_id,
+            trace_id = trace.id(),
             reason = rejection.reason.label(),
             status = rejection.reason.status().as_u16(),
             operator = rejection.operator,

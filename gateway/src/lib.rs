@@ -24,6 +24,7 @@ pub mod stream;
 pub mod count;
 pub mod limit;
 pub mod retries;
+pub mod roster;
 pub mod upstream;
 
 pub mod audit;
@@ -35,6 +36,7 @@ pub mod surface;
 
 pub mod ledger;
 pub mod queue;
+pub mod traces;
 
 pub mod clock;
 pub mod config;
