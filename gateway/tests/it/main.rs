@@ -40,6 +40,7 @@ mod ledger;
 mod ledger_faults;
 mod limits;
 mod loadtest;
+mod metrics;
 mod panics;
 mod privacy;
 mod queue;
