@@ -79,9 +79,9 @@ export async function open(browser, options = {}) {
 /** Nothing but these statuses was refused since the last look, and the browser had nothing else to say. */
 export function quiet(noted, ...statuses) {
   assert.deepEqual(noted.faults, []);
-  const wanted = (load) => statuses.some((status) => load.includes(`status of ${status} `));
-  assert.deepEqual(noted.loads.filter((load) => !wanted(load)), []);
-  for (const status of statuses) assert.ok(noted.loads.some((load) => load.includes(`status of ${status} `)), `${status}`);
+  const says = (load, status) => load.includes(`status of ${status} `);
+  assert.deepEqual(noted.loads.filter((load) => !statuses.some((status) => says(load, status))), []);
+  for (const status of statuses) assert.ok(noted.loads.some((load) => says(load, status)), `nothing was a ${status}`);
   noted.loads.length = 0;
 }
 
@@ -107,7 +107,7 @@ export async function show(page, name) {
   await page.getByRole("tabpanel", { name, exact: true }).waitFor();
 }
 
-/** The rows of the table with that column, each as an object by the names of the columns; none while it is not shown. */
+/** The rows of the table with that column, as objects by the names of the columns; none while it is not shown. */
 export function rows(place, column) {
   return place.locator("table:visible").evaluateAll((tables, wanted) => {
     const words = (row) => [...row.cells].map((cell) => cell.innerText.trim().split("\n")[0]);
