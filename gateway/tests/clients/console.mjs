@@ -1,7 +1,9 @@
 // What the tests of the browser console share: a Chromium that is watched, the console as people find their way in it,
 // and a line to the test in Rust that started all this.
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
+import { delimiter, join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
@@ -29,10 +31,18 @@ export async function until(what, poll) {
   }
 }
 
+/** `$CHROMIUM`, or `chromium` in the path. */
+function binary() {
+  const inPath = process.env.PATH.split(delimiter).map((folder) => join(folder, "chromium")).find(existsSync);
+  const found = process.env.CHROMIUM ?? inPath;
+  assert.ok(found, "Chromium is missing; hint: apt-get install chromium, or set CHROMIUM to the binary of a Chromium");
+  return found;
+}
+
 /** Runs a test with a browser of its own and ends the process. */
 export async function run(test, ...further) {
   const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    executablePath: binary(),
     args: ["--no-sandbox", "--disable-dev-shm-usage", ...further],
   });
   try {
