@@ -116,8 +116,8 @@ class Checks:
             yield from self._objects[key]
 
     def alerts(self, objects):
-        """What promtool finds in the rules of an overlay. Those with changes of its own are checked, not tested: the tests
-        say when the shipped ones fire."""
+        """What promtool finds in the rules of an overlay. Changed ones are checked, not tested: the tests say when the
+        shipped ones fire."""
         groups = rule_groups(objects)
         key = json.dumps(groups, sort_keys=True)
         if groups and key not in self._rules:

@@ -1250,7 +1250,8 @@ def an_alert_that_no_test_sees_silent(manifests):
 @breaks_files("rule-test")
 def a_series_of_which_no_test_sees_a_value(manifests):
     file = manifests / MONITORING / "21-prometheusrule-recording.yaml"
-    file.write_text(file.read_text() + "        - {record: 'llama_gateway:slots:all', expr: llama_gateway_slots_total}\n")
+    with file.open("a") as text:
+        text.write("        - {record: 'llama_gateway:slots:all', expr: llama_gateway_slots_total}\n")
 
 
 # ---- dashboards
