@@ -143,6 +143,7 @@ impl Traces {
             attempts: Vec::new(),
             error: None,
             status: None,
+            finish_reason: None,
             settled: None,
         };
         Trace(State::Recorded(Arc::new(Recorder { context, record: Mutex::new(Some(record)), outbox: outbox.clone() })))
@@ -289,6 +290,11 @@ impl Trace {
                 (attempt.to, attempt.error) = (Some(Instant::now()), Some(kind));
             }
         });
+    }
+
+    /// The output has ended, for this reason.
+    pub fn finished(&self, reason: Option<&'static str>) {
+        self.note(|record| record.finish_reason = reason);
     }
 
     /// The request is refused, or failed before it had an account.
