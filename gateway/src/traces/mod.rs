@@ -334,7 +334,7 @@ impl Drop for Ongoing {
     }
 }
 
-/// A future that is a step.
+/// A future that is a step, if it comes to its end: nobody waits for one that is dropped before.
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct Timed<F> {
@@ -351,5 +351,13 @@ impl<F: Future + Unpin> Future for Timed<F> {
             self.ongoing = None;
         }
         polled
+    }
+}
+
+impl<F> Drop for Timed<F> {
+    fn drop(&mut self) {
+        if let Some(ongoing) = &mut self.ongoing {
+            ongoing.0 = None;
+        }
     }
 }
