@@ -1,0 +1,58 @@
+"""Where an alert is provoked: a namespace of its own, with a gateway and what stands behind it.
+
+Each provocation is a function that takes a `Place`; `@provokes` says which alerts it must see, and which others may fire
+there because of the same cause.
+"""
+
+import time
+from collections import namedtuple
+
+from .servers import Gateway
+
+Provocation = namedtuple("Provocation", "run fires also")
+PROVOCATIONS = {}
+
+
+def provokes(*fires, also=()):
+    """Registers a function that provokes these (alert, severity)."""
+    def register(function):
+        PROVOCATIONS[function.__name__] = Provocation(function, fires, also)
+        return function
+    return register
+
+
+class Place:
+    """A namespace of its own, in the Prometheus that all places share."""
+
+    def __init__(self, name, folder, targets, watch):
+        self.namespace, self.folder = name, folder / name
+        self.folder.mkdir()
+        self.targets, self.watch = targets, watch
+        # By (alert, severity): seconds from its cause to its firing; and those that were silent again.
+        self.took, self.recovered = {}, set()
+        self.cause()
+
+    def gateway(self, upstream, toml="", **further):
+        """A gateway in front of an upstream, that runs and is scraped."""
+        gateway = Gateway(self.folder / "gateway", upstream, toml, **further)
+        self.start(gateway)
+        return gateway
+
+    def start(self, gateway):
+        gateway.start()
+        self.targets.put("kimi-k2-gateway", self.namespace, gateway.admin)
+
+    def cause(self):
+        """The moment from which times are taken."""
+        self._caused = time.monotonic()
+
+    def fires(self, alert, severity="warning"):
+        self.took[alert, severity] = self.watch.fires(alert, severity, self.namespace) - self._caused
+
+    def fired(self, alert, severity="warning"):
+        """Whether it has been seen firing."""
+        return (alert, severity, self.namespace) in self.watch.seen
+
+    def silent(self, alert, severity="warning"):
+        self.watch.silent(alert, severity, self.namespace)
+        self.recovered.add((alert, severity))

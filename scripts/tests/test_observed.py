@@ -1,0 +1,221 @@
+"""What operators see, in a real Prometheus: every rule and panel has data under load, and alerts fire when they shall.
+
+A real llama-server, the gateway ($GATEWAY, or what Cargo has built) and Prometheus; the rules of the manifests, a minute
+of which is a second here. Needs root, for a small disk of its own.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts/lib"))
+
+import overlays
+from observed import bounds, durations, rules, table
+from observed import provoke  # noqa: F401 # registers the provocations
+from observed.load import HOSTILE, POLICIES, TENANTS, Load
+from observed.place import PROVOCATIONS, Place
+from observed.processes import end_all, until
+from observed.prometheus import Prometheus
+from observed.servers import Gateway, certificate, llama_server, variable
+from observed.targets import NAMESPACE, Targets
+from observed.watch import Watch
+
+# Seconds within which what is not there yet must come.
+SHORT = 45
+OVERLAY = ROOT / "manifests/overlays/openshift-gpt-oss-20b-t4"
+
+# Alerts that are not provoked here, and why. promtool tests all.
+NOT_PROVOKED = {
+    ("LlamaServerDown", "critical"): "as its warning, with a `for` that takes a minute and a half here",
+    ("LlamaGatewayPanicked", "warning"): "no request is known that makes the gateway panic",
+}
+# Alerts that the mixed load may bring: a llama-server is lost under it.
+UNDER_LOAD = ()
+# Series that are Prometheus' own.
+OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
+                 "scrape_samples_post_metric_relabeling", "ALERTS", "ALERTS_FOR_STATE"}
+
+
+class Durations(unittest.TestCase):
+    def test_ranges_offsets_and_subqueries_are_divided(self):
+        for given, wanted in (
+                ("rate(a_total[5m])", "rate(a_total[5000ms])"),
+                ("a offset 1h", "a offset 60000ms"),
+                ("a[1h30m:1m] offset -2d", "a[90000ms:1000ms] offset -2880000ms"),
+                ("max_over_time(rate(a[5m])[3d:])", "max_over_time(rate(a[5000ms])[4320000ms:])"),
+                ("a[10ms]", "a[1ms]")):
+            with self.subTest(given):
+                self.assertEqual(durations.scaled_expression(given), wanted)
+
+    def test_nothing_else_changes(self):
+        for given in ('m5m:rate5m{le="30s", x=~\'5m\', y=`1h`} > 14.4 # for 5m', "a5m + 1e3 + 0x5d - 60 * .5",
+                      "sum by (h1h) (a) > on (d5d) 7 * 86400", 'label_replace(a, "b", "$1", "c", "(5m)\\"1h")'):
+            with self.subTest(given):
+                self.assertEqual(durations.scaled_expression(given), given)
+
+    def test_rules_keep_all_but_their_times(self):
+        rule = {"alert": "A", "expr": "a[1h] > 5", "for": "5m", "labels": {"window": "5m"}}
+        group, = durations.scaled_groups([{"name": "g", "interval": "1m", "rules": [rule, {"record": "b", "expr": "c"}]}])
+        self.assertEqual(group["rules"], [rule | {"expr": "a[60000ms] > 5", "for": "5000ms"},
+                                          {"record": "b", "expr": "c"}])
+        self.assertEqual(durations.scaled("0s"), "0s")
+        with self.assertRaisesRegex(ValueError, "5 minutes is no duration"):
+            durations.scaled("5 minutes")
+
+
+class Names(unittest.TestCase):
+    def test_names_of_metrics_are_found_wherever_they_stand(self):
+        for expression, names in (
+                ('sum by (up) (rate(a_total{b="c_total"}[5m])) / ignoring (d) e:f or absent(up{job="g"})',
+                 {"a_total", "e:f", "up"}),
+                ('{__name__="a"} unless on (b) quantile_over_time(0.9, h[1h:1m])', {"a", "h"}),
+                ("time() - 5", set())):
+            with self.subTest(expression):
+                self.assertEqual(rules.metrics_of(expression), names)
+        with self.assertRaisesRegex(ValueError, "has no name"):
+            rules.metrics_of('{job="a"}')
+
+
+class Bounds(unittest.TestCase):
+    KNOWN = bounds.documented("| metric | type | labels | meaning |\n|---|---|---|---|\n"
+                              "| `a_total` | counter | `tenant`, `period` | A. |\n| `b_seconds` | histogram |  | B. |\n")
+
+    def faults(self, *series):
+        return list(bounds.faults(series, self.KNOWN, {"tenant": 1}))
+
+    def test_labels_are_those_of_the_document(self):
+        self.assertEqual(self.KNOWN, {"a_total": {"tenant", "period"}, "b_seconds_sum": set(),
+                                      "b_seconds_count": set(), "b_seconds_bucket": {"le"}})
+        good = {"__name__": "a_total", "namespace": "n", "tenant": "t", "period": "day"}
+        self.assertEqual(self.faults(good), [])
+        self.assertEqual(self.faults(good | {"path": "/"}),
+                         ["a_total has the labels ['path', 'period', 'tenant'], not ['period', 'tenant']"])
+        self.assertEqual(self.faults({"__name__": "c"}), ["c is not in docs/metrics.md"])
+
+    def test_there_are_no_more_series_than_combinations(self):
+        series = [{"__name__": "a_total", "tenant": str(number), "period": "day"} for number in range(3)]
+        self.assertEqual(self.faults(*series[:2]), [])
+        self.assertEqual(self.faults(*series), ["a_total has 3 series, more than 2"])
+
+
+class Observed(unittest.TestCase):
+    """One Prometheus for all: the mixed load in the namespace of the manifests, and one more for each provocation."""
+
+    @classmethod
+    def setUpClass(cls):
+        if os.geteuid() != 0:
+            raise AssertionError("a small disk is mounted for a test: run it as root")
+        cls.folder = Path(tempfile.mkdtemp(prefix="observed-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        cls.addClassCleanup(end_all)
+        objects = overlays.parse(overlays.render(OVERLAY), OVERLAY.name)
+        cls.groups = rules.groups(objects)
+        cls.targets = Targets(cls.folder, objects)
+        cls.prometheus = Prometheus(cls.folder, cls.targets, durations.scaled_groups(cls.groups))
+        cls.watch = Watch(cls.prometheus)
+        cls.addClassCleanup(cls.watch.end)
+        pool = ThreadPoolExecutor(len(PROVOCATIONS))
+        cls.places = {name: Place(name, cls.folder, cls.targets, cls.watch) for name in PROVOCATIONS}
+        cls.provocations = {name: pool.submit(PROVOCATIONS[name].run, place) for name, place in cls.places.items()}
+        cls.addClassCleanup(pool.shutdown)
+        cls.serve()
+
+    @classmethod
+    def serve(cls):
+        """The mixed load, until a llama-server was lost under it and came back."""
+        folder = cls.folder / NAMESPACE
+        folder.mkdir()
+        cls.llama_server = llama_server(folder, variable("MODEL")).start()
+        crt, key = certificate(folder, 365)
+        toml = POLICIES + f"""
+[server]
+tls_certificate = "{crt}"
+tls_key = "{key}"
+[models]
+aliases = ["alias"]
+[upstream]
+inspect_interval = "2s"
+[audit]
+interval = "5s"
+[timeouts]
+early_open = "50ms"
+"""
+        cls.gateway = Gateway(folder / "gateway", cls.llama_server.url, toml, crt).start()
+        cls.targets.put("kimi-k2-gateway", NAMESPACE, cls.gateway.admin)
+        cls.targets.put("kimi-k2-llamacpp", NAMESPACE, cls.llama_server.address)
+        cls.gateway.ready()
+        keys = {tenant: cls.gateway.create_key(tenant, expires="20d")["key"] for tenant in TENANTS}
+        cls.load = Load(cls.gateway, keys)
+        cls.addClassCleanup(cls.load.end)
+        until("streams are answered", lambda: cls.load.answers.get(("stream", 200), 0) > 3)
+        cls.llama_server.kill()
+        cls.llama_server.start().ready()
+        cls.gateway.ready()
+
+    def test_every_rule_is_evaluated_without_an_error(self):
+        found = until("every rule is evaluated", self.evaluated)
+        self.assertEqual(sorted(rule["name"] for rule in found),
+                         sorted(rule.get("alert") or rule["record"] for rule in rules.rules(self.groups)))
+        self.assertEqual([(rule["name"], rule.get("lastError")) for rule in found
+                          if rule["health"] != "ok" or rule.get("lastError")], [])
+
+    def evaluated(self):
+        found = self.prometheus.rules()
+        return found if all(rule["health"] != "unknown" for rule in found) else None
+
+    def test_every_metric_that_a_rule_uses_exists(self):
+        missing = {name for rule in rules.rules(self.groups) for name in rules.metrics_of(rule["expr"])}
+
+        def none_is_missing():
+            missing.difference_update(self.prometheus.names())
+            return not missing
+
+        with contextlib.suppress(AssertionError):
+            until("all metrics exist", none_is_missing, patience=SHORT)
+        self.assertEqual(sorted(missing), [])
+
+    def test_labels_are_bounded_and_nothing_that_a_client_sent_is_in_them(self):
+        series = [one for one in self.prometheus.series(f'{{namespace="{NAMESPACE}", job="kimi-k2-gateway"}}')
+                  if one["__name__"] not in OF_PROMETHEUS]
+        configured = {"tenant": len(TENANTS), "key_id": len(TENANTS), "model": 1, "upstream": 1, "issuer": 2,
+                      "version": 1, "file": 1}
+        known = bounds.documented((ROOT / "docs/metrics.md").read_text())
+        self.assertEqual(list(bounds.faults(series, known, configured)), [])
+        every = self.prometheus.series('{__name__=~".+"}')
+        self.assertGreater(len(every), len(series))
+        self.assertEqual([one for one in every if HOSTILE in str(one).lower()], [])
+
+    def test_every_recorded_series_has_data(self):
+        empty = [name for name in rules.recorded(self.groups) if not self.prometheus.over_time(name)]
+        self.assertEqual(empty, [])
+
+    def test_alerts_fire_where_they_are_provoked_and_nowhere_else(self):
+        failures = {name: future.exception() for name, future in self.provocations.items() if future.exception()}
+        self.assertEqual(failures, {})
+        rows = [("alert", "severity", "provoked by", "fired after", "then silent")]
+        for name, place in self.places.items():
+            for alert in PROVOCATIONS[name].fires:
+                self.assertIn(alert, place.took, f"{name} says that it provokes it")
+                recovered = "yes" if alert in place.recovered else "no: see there"
+                rows.append((*alert, name.replace("_", " "), f"{place.took[alert]:.1f} s", recovered))
+        print("\n" + table.text(sorted(rows[:1]) + sorted(rows[1:])))
+        allowed = {(*alert, name) for name, one in PROVOCATIONS.items() for alert in (*one.fires, *one.also)}
+        allowed |= {(*alert, NAMESPACE) for alert in UNDER_LOAD}
+        self.assertEqual(set(self.watch.seen) - allowed, set(), "these fired, and nobody provoked them")
+
+    def test_each_alert_is_provoked_or_said_not_to_be(self):
+        provoked = {alert for one in PROVOCATIONS.values() for alert in one.fires}
+        self.assertEqual(provoked & set(NOT_PROVOKED), set(), "these are provoked all the same")
+        self.assertEqual(set(rules.alerts(self.groups)), provoked | set(NOT_PROVOKED))
+
+
+if __name__ == "__main__":
+    unittest.main()
