@@ -4,6 +4,7 @@ Takes the ServiceMonitors and what they select; gives the scrape configuration, 
 """
 
 import json
+import threading
 
 from lint.core import labels_of, matches
 
@@ -28,6 +29,7 @@ class Targets:
 
     def __init__(self, folder, objects):
         self.folder, self.monitored = folder, monitored(objects)
+        self._lock = threading.Lock()
         self.known = {name: {} for name in [*self.monitored, "platform"]}
         for name in self.known:
             self._write(name)
@@ -37,8 +39,9 @@ class Targets:
         port = self.monitored[service]["port"] if service in self.monitored else "metrics"
         labels = {"job": service, "service": service, "namespace": namespace, "endpoint": port,
                   "pod": f"{service}-0", "container": service.rsplit("-", 1)[-1], "instance": f"{namespace}:{port}"}
-        self.known[service][namespace] = {"targets": [address], "labels": labels}
-        self._write(service)
+        with self._lock:
+            self.known[service][namespace] = {"targets": [address], "labels": labels}
+            self._write(service)
 
     def _write(self, service):
         file = self.folder / f"{service}.json"
