@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::metrics::{Metrics, raise};
 pub use prefix::{Prefix, PrefixReader};
 use scheduler::{Decision, Scheduler, Served, TicketId};
-pub use ticket::{Caps, Class, ClassId, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
+pub use ticket::{Caps, Class, ClassId, Forecast, Load, Outlook, Refusal, ReplicaId, Settings, Speed, Ticket, Work};
 use waiting::About;
 pub use waiting::{Slot, View, Waiting};
 
@@ -157,6 +157,11 @@ impl Queue {
     /// How busy each replica is.
     pub fn load(&self) -> Vec<Load> {
         self.0.lock().scheduler.load()
+    }
+
+    /// What requests that come now, and those that wait, can expect.
+    pub fn forecast(&self) -> Forecast {
+        self.0.lock().scheduler.forecast(Instant::now())
     }
 
     /// Brings the metrics of the queue up to date: within a [`Metrics::scrape`], one at a time.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::flow::{Flow, FlowId, Lane, Place, Waiter};
 use super::scheduler::{Scheduler, TicketId};
 use super::tag::Tag;
-use super::{Outlook, Ticket};
+use super::{Forecast, Outlook, Ticket};
 
 /// When to come back while nothing is known of how fast replicas work.
 const UNKNOWN_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -50,6 +50,26 @@ impl Scheduler {
         Some(Outlook { position: ahead.requests.round() as usize, wait })
     }
 
+    /// What a request that comes now can expect, and those that wait.
+    pub(crate) fn forecast(&mut self, now: Instant) -> Forecast {
+        self.tick(now);
+        let free = self.replicas.most_free();
+        let starts_now = free > 0 && self.flows.first(free).is_none();
+        let wait = |(class, lane): (usize, &Lane)| {
+            let ahead = || self.wait(&self.ahead_of_newcomer(class, lane), 0);
+            (lane.class.name.clone(), if starts_now { Some(Duration::ZERO) } else { ahead() })
+        };
+        let backlog = self.flows.lanes.iter().map(|lane| lane.waiting.1).sum();
+        let rate = self.rate();
+        let drain = if backlog > 0.0 { Duration::try_from_secs_f64(backlog / rate).ok() } else { Some(Duration::ZERO) };
+        Forecast { waits: self.flows.lanes.iter().enumerate().map(wait).collect(), backlog, drain }
+    }
+
+    /// Units of cost a second, of all slots together; 0 while unknown.
+    pub(super) fn rate(&self) -> f64 {
+        self.speeds.slot_rate().unwrap_or(0.0) * f64::from(self.replicas.slots())
+    }
+
     /// When the first request of a tenant that has as many waiting as it may will probably have got its slot.
     pub(super) fn own_turn(&self, ticket: &Ticket) -> Duration {
         let flow = self.flows.flow_of(&ticket.tenant, self.flows.class_of(ticket)).and_then(|id| self.flows.get(id));
@@ -82,12 +102,29 @@ impl Scheduler {
         }
         let Some(lane) = self.flows.lanes.get(flow.class) else { return ahead };
         let start = flow.standing.tag.max(lane.now) + Tag::of(ahead.work, flow.weight);
+        let ahead = self.own_class(ahead, start, lane, Some(flow));
+        self.other_classes(ahead, flow.class, lane)
+    }
+
+    /// What goes before a request that comes now, of a tenant that has nothing waiting: it starts at the virtual time.
+    fn ahead_of_newcomer(&self, class: usize, lane: &Lane) -> Ahead {
+        if self.flows.first_come() {
+            let waiting = self.flows.lanes.iter().map(|lane| lane.waiting);
+            let (count, work) = waiting.fold((0, 0.0), |(count, work), (n, cost)| (count + n, work + cost));
+            return Ahead { requests: count as f64, work, own: 0.0 };
+        }
+        self.other_classes(self.own_class(Ahead::default(), lane.now, lane, None), class, lane)
+    }
+
+    /// Adds what other flows of its class have to go before it.
+    fn own_class(&self, mut ahead: Ahead, start: Tag, lane: &Lane, own: Option<&Flow>) -> Ahead {
+        let is_own = |flow: &Flow| own.is_some_and(|own| std::ptr::eq(own, flow));
         for turn in lane.until(start) {
-            let Some(other) = self.flows.get(turn.flow).filter(|other| !std::ptr::eq(*other, flow)) else { continue };
+            let Some(other) = self.flows.get(turn.flow).filter(|other| !is_own(other)) else { continue };
             let lead = (start - turn.tag).cost(other.weight);
             ahead.add(lead, other.places.len(), other.places.cost());
         }
-        self.other_classes(ahead, flow.class, lane)
+        ahead
     }
 
     /// Adds what goes before it in other classes.

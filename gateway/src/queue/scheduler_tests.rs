@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::prefix::BLOCK_BYTES;
 use super::scheduler::{Decision, Scheduler, Served, TicketId};
-use super::{Caps, ClassId, Outlook, Prefix, PrefixReader, Refusal, ReplicaId, Settings, Speed, Ticket, Work, fixture};
+use super::{
+    Caps, ClassId, Forecast, Outlook, Prefix, PrefixReader, Refusal, ReplicaId, Settings, Speed, Ticket, Work, fixture,
+};
 use crate::config::Order;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -503,6 +505,56 @@ fn the_outlook_counts_what_goes_before_by_tags_and_classes() {
     assert!(first_of_class.position <= 1, "{first_of_class:?}");
     world.finish(&running);
     assert_eq!(world.serve(3), "iba");
+}
+
+/// Seconds that a newcomer would wait, by class, and that the backlog takes.
+fn forecast(world: &mut World) -> ([Option<f64>; 3], f64, Option<f64>) {
+    let Forecast { waits, backlog, drain } = world.scheduler.forecast(world.now);
+    let waits: Vec<_> = waits.iter().map(|(_, wait)| wait.map(|wait| wait.as_secs_f64())).collect();
+    (waits.try_into().unwrap(), backlog, drain.map(|drain| drain.as_secs_f64()))
+}
+
+#[test]
+fn the_forecast_for_who_comes_now_knows_free_slots_classes_and_the_rest_of_what_runs() {
+    let mut world = World::new(&[]);
+    assert_eq!(forecast(&mut world), ([None; 3], 0.0, Some(0.0)), "no replica");
+    world.scheduler.set_replica(ReplicaId(0), 1, true);
+    assert_eq!(forecast(&mut world), ([Some(0.0); 3], 0.0, Some(0.0)), "a slot is free");
+    world.enter(ticket("a", 100));
+    let running = world.start();
+    assert_eq!(forecast(&mut world), ([None; 3], 0.0, Some(0.0)), "the speed is not known");
+    world.tell_speed();
+    assert_eq!(forecast(&mut world), ([Some(1.0); 3], 0.0, Some(0.0)), "what runs takes one more second");
+
+    // Nine seconds of one class: its tag is a request ahead, so a newcomer of it goes first.
+    world.enter_many(9, &ticket("a", 100));
+    let (waits, backlog, drain) = forecast(&mut world);
+    assert_eq!((waits[2], backlog, drain), (Some(1.0), 900.0, Some(9.0)));
+    // And what a newcomer is told is what it is told when it comes.
+    for class_id in 0..3 {
+        let (id, outlook) = world.try_enter(class(ticket("new", 100), class_id)).unwrap();
+        assert_eq!(waits[class_id], outlook.wait.map(|wait| wait.as_secs_f64()));
+        world.scheduler.leave(id, world.now);
+    }
+    world.finish(&running);
+    let again = world.start();
+    assert_eq!(forecast(&mut world).1, 800.0);
+    world.over(&again);
+    world.serve(8);
+    assert_eq!(forecast(&mut world), ([Some(0.0); 3], 0.0, Some(0.0)));
+}
+
+#[test]
+fn in_a_line_the_forecast_for_everybody_is_all_that_waits() {
+    let settings = Settings { order: Order::FirstCome, ..fixture::settings() };
+    let mut world = World::with(settings, &[2]);
+    world.tell_speed();
+    world.enter_many(2, &ticket("a", 100));
+    world.start_all();
+    world.enter_many(4, &ticket("a", 100));
+    world.enter_many(2, &class(ticket("b", 300), 0));
+    // 1,000 units at two slots of 100 a second, after the second that the shorter one of the running ones takes.
+    assert_eq!(forecast(&mut world), ([Some(6.0); 3], 1000.0, Some(5.0)));
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl Scheduler {
             service: self.record.service.clone(),
             looks: self.record.looks.iter().cloned().collect(),
             idle_with_backlog: self.record.idle,
-            rate: self.speeds.slot_rate().unwrap_or(0.0) * f64::from(self.replicas.slots()),
+            rate: self.rate(),
             output_cost: self.speeds.weights().output,
         }
     }

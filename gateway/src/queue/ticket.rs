@@ -131,6 +131,19 @@ pub struct Outlook {
     pub wait: Option<Duration>,
 }
 
+/// What is ahead of those who come now, and of those who wait.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Forecast {
+    /// By class, how long a request of a tenant with nothing waiting would probably wait if it came now; `None` while
+    /// nothing is known of how fast replicas work, or none takes requests.
+    pub waits: Vec<(Arc<str>, Option<Duration>)>,
+    /// The work of all requests that wait, in units of cost. Those that need more slots than any ready replica has are
+    /// not in it.
+    pub backlog: f64,
+    /// How long that work will probably take once what runs now is over; `None` as for `waits`.
+    pub drain: Option<Duration>,
+}
+
 /// How fast a replica worked on one request, as llama-server's timings tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Speed {
