@@ -22,17 +22,24 @@ class Client:
         return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
 
     def send(self, connection, path, body=None, headers=(), method=None):
-        """The response, whose body is not read yet."""
+        """Sends a request, and reads nothing yet."""
         known = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         data = None if body is None else json.dumps(body).encode()
         connection.request(method or ("POST" if data else "GET"), path, data, known | dict(headers))
-        return connection.getresponse()
+
+    @contextlib.contextmanager
+    def sent(self, path, body):
+        """Has sent a request whose answer nobody reads; leaves at the end."""
+        with contextlib.closing(self.connect()) as connection:
+            self.send(connection, path, body)
+            yield
 
     def ask(self, path, body=None, headers=(), method=None):
         """Status and text; 0 and nothing where the server is gone or the answer breaks off."""
         with contextlib.closing(self.connect()) as connection:
             try:
-                response = self.send(connection, path, body, headers, method)
+                self.send(connection, path, body, headers, method)
+                response = connection.getresponse()
                 return response.status, response.read().decode(errors="replace")
             except (OSError, http.client.HTTPException):
                 return 0, ""
@@ -41,7 +48,8 @@ class Client:
         """Reads a stream until a line that begins like `after`, and leaves; gives whether such a line came."""
         with contextlib.closing(self.connect()) as connection:
             try:
-                return any(line.startswith(after) for line in self.send(connection, path, body))
+                self.send(connection, path, body)
+                return any(line.startswith(after) for line in connection.getresponse())
             except (OSError, http.client.HTTPException):
                 return False
 

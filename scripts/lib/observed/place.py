@@ -7,7 +7,9 @@ there because of the same cause.
 import time
 from collections import namedtuple
 
+from .processes import until
 from .servers import Gateway
+from .targets import GATEWAY
 
 Provocation = namedtuple("Provocation", "run fires also")
 PROVOCATIONS = {}
@@ -28,8 +30,8 @@ class Place:
         self.namespace, self.folder = name, folder / name
         self.folder.mkdir()
         self.targets, self.watch = targets, watch
-        # By (alert, severity): seconds from its cause to its firing; and those that were silent again.
-        self.took, self.recovered = {}, set()
+        # By (alert, severity): seconds from its cause to its firing, and what became of it.
+        self.took, self.afterwards = {}, {}
         self.cause()
 
     def gateway(self, upstream, toml="", **further):
@@ -40,7 +42,15 @@ class Place:
 
     def start(self, gateway):
         gateway.start()
-        self.targets.put("kimi-k2-gateway", self.namespace, gateway.admin)
+        self.scrape(GATEWAY, gateway.admin)
+
+    def scrape(self, service, address):
+        self.targets.put(service, self.namespace, address)
+
+    def until_scraped(self, service):
+        """Waits until Prometheus has reached it."""
+        up = f'up{{job="{service}", namespace="{self.namespace}"}} == 1'
+        until(f"{service} is scraped in {self.namespace}", lambda: self.watch.prometheus.now(up))
 
     def cause(self):
         """The moment from which times are taken."""
@@ -53,6 +63,16 @@ class Place:
         """Whether it has been seen firing."""
         return (alert, severity, self.namespace) in self.watch.seen
 
+    def keep_until_it_fires(self, act, alert, severity="warning"):
+        """Repeats something until the alert fires."""
+        until(f"{alert} ({severity}) fires in {self.namespace}", lambda: act() and self.fired(alert, severity))
+        self.fires(alert, severity)
+
     def silent(self, alert, severity="warning"):
+        """Waits until it fires no more."""
         self.watch.silent(alert, severity, self.namespace)
-        self.recovered.add((alert, severity))
+        self.afterwards[alert, severity] = "silent"
+
+    def stays(self, alert, severity, reason):
+        """Says why it cannot be silent before the test is over."""
+        self.afterwards[alert, severity] = reason

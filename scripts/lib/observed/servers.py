@@ -39,17 +39,22 @@ class Gateway:
         self.certificate = certificate
         self.data = folder / "data"
         self.data.mkdir()
-        (folder / "config.toml").write_text(toml)
+        self.configure(toml)
         (folder / "admin.key").write_text(ADMIN_KEY)
         (folder / "upstream.key").write_text(UPSTREAM_KEY)
         self.process = None
+
+    def configure(self, toml):
+        """Counts from the next start on."""
+        (self.folder / "config.toml").write_text(toml)
 
     def start(self):
         """Starts it and waits until it listens."""
         announced = self.data / "serve.json"
         command = [*self.inside, binary("llama-gateway", "GATEWAY"), "serve", "--config", self.folder / "config.toml",
-                   "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", self.data,
-                   "--upstream", self.upstream]
+                   "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", self.data]
+        if self.upstream:  # otherwise its configuration names some
+            command += ["--upstream", self.upstream]
         environment = {"LLAMA_GATEWAY_ADMIN_KEY_FILE": str(self.folder / "admin.key"),
                        "LLAMA_GATEWAY_UPSTREAM_API_KEY_FILE": str(self.folder / "upstream.key")}
         announced.unlink(missing_ok=True)

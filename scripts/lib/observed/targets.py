@@ -11,6 +11,8 @@ from lint.core import labels_of, matches
 from .servers import UPSTREAM_KEY
 
 NAMESPACE = "llm-models-llamacpp"
+# Services, after which jobs are named.
+GATEWAY, LLAMA_SERVER = "kimi-k2-gateway", "kimi-k2-llamacpp"
 
 
 def monitored(objects):
