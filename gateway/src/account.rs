@@ -16,8 +16,9 @@ use crate::error::{Reason, Rejection};
 use crate::ledger::{Charge, Closing, Count, CountedBy, Dispatched, Ending, Outcome, Progress, Subject};
 use crate::limit::Reservation;
 use crate::metrics::Metrics;
-use crate::queue::Speed;
+use crate::queue::{Speed, View};
 use crate::retries::Live;
+use crate::roster::{About, Listing, Roster, Run};
 use crate::server::{Client, Drain, Phase};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
@@ -94,6 +95,8 @@ pub struct Account {
     last_output: Instant,
     count: Count,
     answered: Answered,
+    /// Its place on the list that operators see, while it waits or runs.
+    listing: Option<Listing>,
     /// The last field: when it is dropped, everything else has been given back.
     live: Live,
 }
@@ -120,6 +123,7 @@ impl Account {
             last_output: arrived,
             count: Count::default(),
             answered: Answered::default(),
+            listing: None,
             live,
         }
     }
@@ -134,6 +138,20 @@ impl Account {
         (self.queued, self.slots, self.prompt) = (Some(Instant::now()), slots.max(1), prompt);
     }
 
+    /// It waits: operators see it from now on, in its class and with what it can expect.
+    pub fn list(&mut self, roster: &Roster, class: Arc<str>, view: View) {
+        let about = About {
+            subject: self.subject.clone(),
+            class,
+            slots: self.slots,
+            prompt: self.prompt,
+            arrived: self.arrived,
+            entered: self.queued.unwrap_or(self.arrived),
+            view,
+        };
+        self.listing = Some(roster.list(about));
+    }
+
     /// The request has its slots, at the replica `upstream`. When this returns, its row is durable: only then may
     /// llama-server be asked. If it could not be asked and was given slots again, the last ones count.
     ///
@@ -142,10 +160,13 @@ impl Account {
     pub async fn dispatch(&mut self, upstream: Arc<str>) -> Result<(), Rejection> {
         let (slots, prompt) = (self.slots, self.prompt);
         let (at, queue_wait) = (self.moment().timestamp, self.queue_wait());
-        let dispatched = Dispatched { at, queue_wait, upstream, slots, prompt };
+        let dispatched = Dispatched { at, queue_wait, upstream: upstream.clone(), slots, prompt };
         // Before the wait for the disk, which may be given up: the slots are held meanwhile.
         self.dispatched = Some(dispatched.clone());
         let Some(charge) = &mut self.charge else { return Ok(()) };
+        if let Some(listing) = &self.listing {
+            listing.runs(Run { since: Instant::now(), upstream, progress: charge.progress() });
+        }
         if std::mem::replace(&mut self.opened, true) {
             charge.progress().dispatched_again(at);
             return Ok(());
@@ -164,6 +185,9 @@ impl Account {
         self.dispatched = None;
         if let Some(progress) = &self.progress {
             progress.waits_again();
+        }
+        if let Some(listing) = &self.listing {
+            listing.waits();
         }
     }
 
@@ -273,6 +297,7 @@ impl Account {
 
     fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Closing> {
         let charge = self.charge.take()?;
+        self.listing = None;
         let outcome = Outcome {
             ending,
             status: self.status(ending),

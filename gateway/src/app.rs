@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::retries::Retries;
+use crate::roster::Roster;
 use crate::server::{Counts, Drain};
 use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
@@ -48,6 +49,8 @@ pub struct App {
     pub bounds: Bounds,
     /// Who waits for which slot.
     pub queue: Queue,
+    /// The requests that wait or run, for operators who look.
+    pub roster: Roster,
     /// Which requests a retry may replace.
     pub retries: Retries,
     /// The llama-server replicas.

@@ -41,12 +41,14 @@ pub(crate) fn enqueue(app: &App, begun: Begun, arrival: &Arrival) -> Result<Queu
     let Begun { ask, counted, work, mut account } = begun;
     let ticket = ticket(app, &ask, work, arrival);
     let (deadline, total) = (ticket.deadline, arrival.at + app.config.timeouts.total);
+    let class = app.policies.class_name(ticket.class);
     account.queued(ticket.slots, work.prompt);
     let waiting = app.queue.enter(ticket).map_err(|refusal| {
         let rejection = rejection(&refusal, &ask);
         drop(account.fail(&rejection));
         rejection
     })?;
+    account.list(&app.roster, class, waiting.view());
     let wait = Wait::begin(waiting.entry().position);
     let revocation = arrival.caller.revocation.clone();
     Ok(Queued { ask, counted, work, account, waiting, deadline, total, wait, revocation })

@@ -24,6 +24,7 @@ pub mod stream;
 pub mod count;
 pub mod limit;
 pub mod retries;
+pub mod roster;
 pub mod upstream;
 
 pub mod audit;

@@ -100,6 +100,11 @@ impl Policies {
         &self.classes
     }
 
+    /// The name of a class.
+    pub fn class_name(&self, ClassId(class): ClassId) -> Arc<str> {
+        self.classes.get(class).map_or_else(|| "".into(), |class| class.name.clone())
+    }
+
     /// What holds for a caller.
     ///
     /// # Errors

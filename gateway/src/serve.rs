@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::policy::Policies;
 use crate::queue::{self, Queue};
 use crate::retries::Retries;
+use crate::roster::Roster;
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
@@ -96,6 +97,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         bounds: Bounds::new(&config.requests)?,
         limits: used,
         counter: Counter::new(metrics.clone()),
+        roster: Roster::default(),
         retries: Retries::default(),
         policies,
         own_usage: Reads::new(&config, READERS),

@@ -7,17 +7,18 @@ mod body;
 mod costs;
 mod gate;
 mod keys;
+pub mod live;
 mod pages;
 mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Router;
 use axum::extract::State;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::{Method, StatusCode, header};
 
 use crate::app::App;
@@ -39,6 +40,9 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/organization/usage/completions", get(usage::completions))
         .route("/v1/organization/usage/embeddings", get(usage::embeddings))
         .route("/v1/organization/costs", get(costs::costs))
+        .route("/v1/live", get(live::once))
+        .route("/v1/live/events", get(live::events))
+        .layer(Extension(Arc::new(live::Latest::default())))
         .route_layer(from_fn_with_state(app.clone(), gate::gate));
     open.merge(guarded)
         .fallback(unknown_url)

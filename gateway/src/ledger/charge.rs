@@ -64,6 +64,16 @@ impl Progress {
         self.slots_since.store(at.as_millisecond(), Relaxed);
     }
 
+    /// What was counted so far.
+    pub fn count(&self) -> Count {
+        self.sample().count
+    }
+
+    /// When the first token arrived, if it has.
+    pub fn first_token_at(&self) -> Option<Timestamp> {
+        self.sample().first_token
+    }
+
     pub(super) fn sample(&self) -> Sample {
         let by = match self.by.load(Acquire) {
             by if by == CountedBy::Usage as u8 => CountedBy::Usage,

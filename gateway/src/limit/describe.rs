@@ -1,5 +1,6 @@
 //! What is used and what is left of a caller's limits, for the caller itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use super::quota::{Periods, endings};
 use super::refusal::Limit;
 use super::state::State;
-use super::{Limits, lock};
+use super::{Limits, Owner, lock, lock_one};
 use crate::auth::Caller;
 use crate::policy::Terms;
 
@@ -41,6 +42,17 @@ impl Limits {
             }
         }
         levels
+    }
+
+    /// The limits of every tenant that has some and has asked for something, at `wall_clock`.
+    pub fn tenants(&self, wall_clock: Timestamp) -> Vec<(Arc<str>, Vec<Level>)> {
+        let tenants: Vec<_> = self.kept().tenants.iter().map(|(name, owner)| (name.clone(), owner.clone())).collect();
+        let levels = |(name, owner): (Arc<str>, Owner)| {
+            let mut levels = Vec::new();
+            describe(&mut lock_one(&owner), "tenant", (self.now(), wall_clock), &mut levels);
+            (name, levels)
+        };
+        tenants.into_iter().map(levels).collect()
     }
 }
 

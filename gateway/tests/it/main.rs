@@ -39,6 +39,7 @@ mod killed;
 mod ledger;
 mod ledger_faults;
 mod limits;
+mod live;
 mod loadtest;
 mod panics;
 mod privacy;
