@@ -6,6 +6,7 @@ of which is a second here. Needs root, for a small disk of its own.
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -18,18 +19,19 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 
 import overlays
-from observed import bounds, durations, rules, table
-from observed import alerts  # noqa: F401 # registers what they provoke
-from observed.load import HOSTILE, POLICIES, TENANTS, Load
+from dashboards import read
+from observed import alerts, bounds, durations, load, rules, table  # noqa: F401 # alerts register what they provoke
+from observed.exporter import Exporter, platform_of
 from observed.place import PROVOCATIONS, Place
 from observed.processes import end_all, until
 from observed.prometheus import Prometheus
-from observed.servers import Gateway, certificate, llama_server, variable
-from observed.targets import NAMESPACE, Targets
+from observed.servers import llama_server, variable
+from observed.targets import GATEWAY, LLAMA_SERVER, NAMESPACE, Targets
 from observed.watch import Watch
 
 # Seconds within which what is not there yet must come.
 SHORT = 45
+CONSOLE = ROOT / "manifests/consoles/llama-gateway.html"
 OVERLAY = ROOT / "manifests/overlays/openshift-gpt-oss-20b-t4"
 
 # Alerts that are not provoked here, and why. promtool tests all.
@@ -40,6 +42,8 @@ NOT_PROVOKED = {
     ("LlamaGatewayTokenBucketDrift", "warning"): "a fault of the gateway, none is known",
     ("LlamaGatewayTraceExportFailing", "info"): "TODO",
 }
+# Recorded series and panels that have no data here, and why.
+NO_DATA = {}
 # Alerts that the mixed load may bring: a llama-server is lost under it.
 UNDER_LOAD = [("LlamaServerRestarting", "warning"), ("LlamaGatewayErrorBudgetBurn", "critical"),
               ("LlamaGatewayErrorBudgetBurn", "warning")]
@@ -122,8 +126,14 @@ class Observed(unittest.TestCase):
         cls.addClassCleanup(end_all)
         objects = overlays.parse(overlays.render(OVERLAY), OVERLAY.name)
         cls.groups = rules.groups(objects)
+        cls.panels = list(read.queries(ROOT, {"namespace": NAMESPACE}))
+        cls.counted = {}
         cls.targets = Targets(cls.folder, objects)
-        cls.prometheus = Prometheus(cls.folder, cls.targets, durations.scaled_groups(cls.groups))
+        platform = Exporter(platform_of(NAMESPACE))
+        cls.addClassCleanup(platform.end)
+        cls.targets.put("platform", NAMESPACE, platform.address)
+        cls.prometheus = Prometheus(cls.folder, cls.targets, durations.scaled_groups(cls.groups),
+                                    [f"--web.console.templates={CONSOLE.parent}"])
         cls.watch = Watch(cls.prometheus)
         cls.addClassCleanup(cls.watch.end)
         pool = ThreadPoolExecutor(len(PROVOCATIONS))
@@ -134,49 +144,33 @@ class Observed(unittest.TestCase):
 
     @classmethod
     def serve(cls):
-        """The mixed load, until a llama-server was lost under it and came back."""
+        """The mixed load, under which llama-server is lost once and comes back."""
         folder = cls.folder / NAMESPACE
         folder.mkdir()
-        cls.llama_server = llama_server(folder, variable("MODEL")).start()
-        crt, key = certificate(folder, 365)
-        toml = POLICIES + f"""
-[server]
-tls_certificate = "{crt}"
-tls_key = "{key}"
-[models]
-aliases = ["alias"]
-[upstream]
-inspect_interval = "2s"
-[audit]
-interval = "5s"
-[timeouts]
-early_open = "50ms"
-"""
-        cls.gateway = Gateway(folder / "gateway", cls.llama_server.url, toml, crt).start()
-        cls.targets.put("kimi-k2-gateway", NAMESPACE, cls.gateway.admin)
-        cls.targets.put("kimi-k2-llamacpp", NAMESPACE, cls.llama_server.address)
-        cls.gateway.ready()
-        keys = {tenant: cls.gateway.create_key(tenant, expires="20d")["key"] for tenant in TENANTS}
-        cls.load = Load(cls.gateway, keys)
+        upstream = llama_server(folder, variable("MODEL")).start()
+        cls.gateway = load.start(folder / "load", upstream).ready()
+        for service, address in ((GATEWAY, cls.gateway.admin), (LLAMA_SERVER, upstream.address)):
+            cls.targets.put(service, NAMESPACE, address)
+        cls.load = load.Load(cls.gateway)
         cls.addClassCleanup(cls.load.end)
         until("streams are answered", lambda: cls.load.answers.get(("stream", 200), 0) > 3)
-        cls.llama_server.kill()
-        cls.llama_server.start().ready()
-        cls.gateway.ready()
+        upstream.kill()
+        upstream.start()
 
     def test_every_rule_is_evaluated_without_an_error(self):
         found = until("every rule is evaluated", self.evaluated)
         self.assertEqual(sorted(rule["name"] for rule in found),
                          sorted(rule.get("alert") or rule["record"] for rule in rules.rules(self.groups)))
-        self.assertEqual([(rule["name"], rule.get("lastError")) for rule in found
-                          if rule["health"] != "ok" or rule.get("lastError")], [])
+        self.nothing([(rule["name"], rule.get("lastError")) for rule in found
+                      if rule["health"] != "ok" or rule.get("lastError")], "not evaluated")
 
     def evaluated(self):
         found = self.prometheus.rules()
         return found if all(rule["health"] != "unknown" for rule in found) else None
 
-    def test_every_metric_that_a_rule_uses_exists(self):
-        missing = {name for rule in rules.rules(self.groups) for name in rules.metrics_of(rule["expr"])}
+    def test_every_metric_that_a_rule_or_a_panel_uses_exists(self):
+        expressions = [rule["expr"] for rule in rules.rules(self.groups)] + [one.expression for one in self.panels]
+        missing = set().union(*map(rules.metrics_of, expressions))
 
         def none_is_missing():
             missing.difference_update(self.prometheus.names())
@@ -184,26 +178,58 @@ early_open = "50ms"
 
         with contextlib.suppress(AssertionError):
             until("all metrics exist", none_is_missing, patience=SHORT)
-        self.assertEqual(sorted(missing), [])
+        self.nothing(missing, "no such metric")
+
+    def test_every_recorded_series_has_data(self):
+        self.check_data({name: name for name in rules.recorded(self.groups)})
+
+    def test_every_panel_has_data(self):
+        self.check_data({f"{one.dashboard}, {one.panel}, {one.legend}: {one.expression}":
+                         durations.scaled_expression(one.expression) for one in self.panels})
+
+    def check_data(self, expressions):
+        """Waits until each has had data since the start, but for those that can have none."""
+        wanted = {name for name in expressions if name not in NO_DATA}
+        series = {}
+
+        def all_have_data():
+            for name in wanted - set(series):
+                if found := self.prometheus.over_time(expressions[name]):
+                    series[name] = len(found)
+            return len(series) == len(wanted)
+
+        with contextlib.suppress(AssertionError):
+            until("all have data", all_have_data, patience=SHORT, pause=1)
+        self.nothing(wanted - set(series), "no data")
+        self.nothing([name for name in set(expressions) & set(NO_DATA) if self.prometheus.over_time(expressions[name])],
+                     "there is data: take it out of NO_DATA")
+        self.counted.update(series)
+
+    def nothing(self, found, what):
+        """One line for each thing that was found and must not be there."""
+        self.assertFalse(found, "".join(f"\n{what}: {one}" for one in sorted(found, key=str)))
+
+    def test_the_page_of_prometheus_itself_shows_data(self):
+        status, page = self.prometheus.get(f"/consoles/{CONSOLE.name}?namespace={NAMESPACE}")
+        self.assertEqual(status, 200, page)
+        self.assertIn("</html>", page)
+        sections = re.findall(r'<section data-title="(.*?)".*?</section>', page, re.DOTALL)
+        self.assertGreater(len(sections), 10)
 
     def test_labels_are_bounded_and_nothing_that_a_client_sent_is_in_them(self):
         series = [one for one in self.prometheus.series(f'{{namespace="{NAMESPACE}", job="kimi-k2-gateway"}}')
                   if one["__name__"] not in OF_PROMETHEUS]
-        configured = {"tenant": len(TENANTS), "key_id": len(TENANTS), "model": 1, "upstream": 1, "issuer": 2,
+        configured = {"tenant": len(load.TENANTS), "key_id": len(load.TENANTS), "model": 1, "upstream": 1, "issuer": 2,
                       "version": 1, "file": 1}
         known = bounds.documented((ROOT / "docs/metrics.md").read_text())
-        self.assertEqual(list(bounds.faults(series, known, configured)), [])
+        self.nothing(list(bounds.faults(series, known, configured)), "series")
         every = self.prometheus.series('{__name__=~".+"}')
         self.assertGreater(len(every), len(series))
-        self.assertEqual([one for one in every if HOSTILE in str(one).lower()], [])
-
-    def test_every_recorded_series_has_data(self):
-        empty = [name for name in rules.recorded(self.groups) if not self.prometheus.over_time(name)]
-        self.assertEqual(empty, [])
+        self.nothing([one for one in every if load.HOSTILE in str(one).lower()], "a client has sent this")
 
     def test_alerts_fire_where_they_are_provoked_and_nowhere_else(self):
-        failures = {name: future.exception() for name, future in self.provocations.items() if future.exception()}
-        self.assertEqual({}, failures)
+        errors = {name: future.exception() for name, future in self.provocations.items()}
+        self.nothing([f"{name}: {error}" for name, error in errors.items() if error], "not provoked")
         rows = [("alert", "severity", "provoked by", "fired after", "then")]
         for name, place in self.places.items():
             for alert in PROVOCATIONS[name].fires:
@@ -213,12 +239,14 @@ early_open = "50ms"
         print("\n" + table.text(sorted(rows[:1]) + sorted(rows[1:])))
         allowed = {(*alert, name) for name, one in PROVOCATIONS.items() for alert in (*one.fires, *one.also)}
         allowed |= {(*alert, NAMESPACE) for alert in UNDER_LOAD}
-        self.assertEqual(set(self.watch.seen) - allowed, set(), "these fired, and nobody provoked them")
+        self.nothing(set(self.watch.seen) - allowed, "this fired, and nobody provoked it")
 
     def test_each_alert_is_provoked_or_said_not_to_be(self):
         provoked = {alert for one in PROVOCATIONS.values() for alert in one.fires}
-        self.assertEqual(provoked & set(NOT_PROVOKED), set(), "these are provoked all the same")
-        self.assertEqual(set(rules.alerts(self.groups)), provoked | set(NOT_PROVOKED))
+        self.nothing(provoked & set(NOT_PROVOKED), "this is provoked all the same")
+        known = set(rules.alerts(self.groups))
+        self.nothing(known - provoked - set(NOT_PROVOKED), "provoke it, or say why not")
+        self.nothing((provoked | set(NOT_PROVOKED)) - known, "there is no such alert")
 
 
 if __name__ == "__main__":

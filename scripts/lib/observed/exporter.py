@@ -35,6 +35,9 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
         self._server.shutdown()
         self._server.server_close()
 
@@ -52,3 +55,22 @@ class Receiver(Server):
 
     def __init__(self, port):
         super().__init__(port, lambda: "")
+
+
+def labelled(name, **labels):
+    """A series as text."""
+    return name + "{" + ",".join(f'{label}="{value}"' for label, value in labels.items()) + "}"
+
+
+def platform_of(namespace):
+    """What a cluster tells of a namespace: a GPU that a pod has, the gateway's volume, and how often pods were restarted."""
+    gpu = {"gpu": 0, "Hostname": "node", "exported_namespace": namespace, "exported_pod": "kimi-k2-llamacpp-0"}
+    claim = {"namespace": namespace, "persistentvolumeclaim": "kimi-k2-gateway-data"}
+    container = {"namespace": namespace, "pod": "kimi-k2-llamacpp-0", "container": "llama-server"}
+    return {
+        **{labelled(f"DCGM_FI_DEV_{name}", **gpu): value for name, value in (
+            ("GPU_UTIL", 90), ("FB_USED", 12000), ("GPU_TEMP", 70), ("POWER_USAGE", 65), ("XID_ERRORS", 0))},
+        labelled("kubelet_volume_stats_capacity_bytes", **claim): 1e10,
+        labelled("kubelet_volume_stats_available_bytes", **claim): 5e9,
+        labelled("kube_pod_container_status_restarts_total", **container): 0,
+    }

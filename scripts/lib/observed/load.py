@@ -1,18 +1,33 @@
 """A mixed load on one gateway: what clients do on a usual day, and what some of them do to each other.
 
-Takes a gateway with the policies of `POLICIES`; drives it until it is told to end.
+Takes a gateway with `CONFIGURATION`; drives it until it is told to end.
 """
 
 import itertools
 import threading
 
 from .client import Client, chat
+from .servers import SET_OF_KEYS, Gateway, certificate, issuer
 
 # None of this may ever be seen in a label.
 HOSTILE = "h0stile"
 
+# Keys that expire so are shown, and no alert fires yet.
+EXPIRES = "20d"
 TENANTS = ("acme", "globex", "initech", "umbrella", "hooli", "pied")
-POLICIES = """
+CONFIGURATION = """
+[models]
+aliases = ["river"]
+
+[upstream]
+inspect_interval = "2s"
+
+[audit]
+interval = "5s"
+
+[timeouts]
+early_open = "50ms"
+
 [policies.default]
 class = "standard"
 
@@ -58,6 +73,19 @@ policy = "alone"
 policy = "hasty"
 """
 
+
+
+def start(folder, upstream):
+    """The gateway that has the load: with TLS, an issuer and an export."""
+    folder.mkdir()
+    crt, key = certificate(folder, 365)
+    file = folder / "issuer.json"
+    file.write_text(SET_OF_KEYS)
+    toml = CONFIGURATION + issuer(file) + (
+        f'[server]\ntls_certificate = "{crt}"\ntls_key = "{key}"\n[export]\nfile = "{folder / "usage.jsonl"}"\n')
+    return Gateway(folder / "gateway", upstream.url, toml, crt).start()
+
+
 SURFACES = {
     "/v1/chat/completions": chat(12),
     "/v1/completions": {"model": "test-model", "prompt": "Rivers are", "max_tokens": 8},
@@ -71,8 +99,9 @@ SURFACES = {
 class Load:
     """Threads that each repeat one thing. Each notes how often it was answered with which status."""
 
-    def __init__(self, gateway, keys):
-        self.gateway, self.keys = gateway, keys
+    def __init__(self, gateway):
+        self.gateway = gateway
+        self.keys = {tenant: gateway.create_key(tenant, expires=EXPIRES)["key"] for tenant in TENANTS}
         self.answers, self._lock, self._over = {}, threading.Lock(), threading.Event()
         jobs = [(self.streams, 0.1), (self.streams, 0.1), (self.pieces, 0.1), (self.pieces, 0.1), (self.batches, 0.1),
                 (self.leaves_in_stream, 0.2), (self.leaves_the_queue, 0.2), (self.refused, 1),

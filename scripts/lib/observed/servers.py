@@ -13,6 +13,11 @@ ROOT = Path(__file__).resolve().parents[3]
 ADMIN_KEY = "the-admin-key-of-the-tests"
 UPSTREAM_KEY = "the-key-of-llama-server"
 
+# Of a token issuer: RFC 7517, appendix A.1.
+SET_OF_KEYS = json.dumps({"keys": [{
+    "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "1",
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]})
+
 
 def binary(name, variable):
     """The path of a binary of the project: the one that a variable names, or the one that Cargo has built."""
@@ -168,3 +173,9 @@ def certificate(folder, days):
     (folder / "tls.key.new").rename(folder / "tls.key")
     (folder / "tls.crt.new").rename(folder / "tls.crt")
     return folder / "tls.crt", folder / "tls.key"
+
+
+def issuer(file):
+    """The configuration of a token issuer whose keys are in a file."""
+    return (f'[issuers.idp]\nissuer = "https://idp.example"\naudience = ["llm"]\njwks_file = "{file}"\n'
+            'tenant = "acme"\n')

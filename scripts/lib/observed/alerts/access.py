@@ -1,23 +1,9 @@
 """Alerts on who comes in and by what: keys, tokens, certificates."""
 
-import json
-
 from ..client import Client, chat
 from ..place import provokes
-from ..servers import certificate, simulator
+from ..servers import SET_OF_KEYS, certificate, issuer, simulator
 from .servers import CHATS
-
-# RFC 7517, appendix A.1.
-SET_OF_KEYS = json.dumps({"keys": [{
-    "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "1",
-    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]})
-
-
-def issuer(file):
-    """The configuration of an issuer whose keys are in a file."""
-    return (f'[issuers.idp]\nissuer = "https://idp.example"\naudience = ["llm"]\njwks_file = "{file}"\n'
-            'tenant = "acme"\n')
-
 
 @provokes(("LlamaGatewayAuthenticationFailures", "warning"))
 def guessing(place):
@@ -58,11 +44,12 @@ def old_key(place):
 
 @provokes(("LlamaGatewayIssuerKeysNotFetched", "warning"))
 def issuer_without_keys(place):
-    """The file of an issuer's keys is nonsense, and is put right."""
+    """The file of an issuer's keys becomes nonsense, and is put right."""
     file = place.folder / "keys.json"
-    file.write_text("no keys")
-    place.cause()
+    file.write_text(SET_OF_KEYS)
     place.gateway(simulator(place.folder).start().url, issuer(file))
+    place.cause()
+    file.write_text("no keys")
     place.fires("LlamaGatewayIssuerKeysNotFetched")
     file.write_text(SET_OF_KEYS)
     place.silent("LlamaGatewayIssuerKeysNotFetched")
