@@ -30,15 +30,15 @@ def flood(place):
 
 @provokes(("LlamaGatewayLongWait", "warning"))
 def long_queue(place):
-    """Forty wait for a slow llama-server, and leave."""
-    upstream = simulator(place.folder, "--slots", 1, "--decode-ms", 200).start()
-    gateway = place.gateway(upstream.url).ready()
+    """Sixty wait, and leave. In the fair order a newcomer would not be behind all requests of one tenant."""
+    upstream = simulator(place.folder, "--slots", 1, "--decode-ms", 40).start()
+    gateway = place.gateway(upstream.url, '[queue]\norder = "first_come"\n').ready()
     client = gateway.client(gateway.create_key("acme")["key"])
-    # One that is over: only then is it known how long the others take.
-    client.ask(CHATS, chat(100) | {"max_tokens": 5})
+    # One that is over: only then is it known how long the others take, which is 8 s.
+    client.ask(CHATS, chat(200))
     place.cause()
     with contextlib.ExitStack() as waiting:
-        for _ in range(40):
-            waiting.enter_context(client.sent(CHATS, chat(100, stream=True)))
+        for _ in range(60):
+            waiting.enter_context(client.sent(CHATS, chat(200, stream=True)))
         place.fires("LlamaGatewayLongWait")
     place.silent("LlamaGatewayLongWait")
