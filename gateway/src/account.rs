@@ -20,6 +20,7 @@ use crate::queue::{Speed, View};
 use crate::retries::Live;
 use crate::roster::{About, Listing, Roster, Run};
 use crate::server::{Client, Drain, Phase};
+use crate::traces::{Settled, Step, Timed, Trace};
 
 /// The status that the ledger shows for a client that left before it was given one, as nginx writes it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -68,6 +69,8 @@ pub struct Opening {
     pub client: Arc<Client>,
     /// When its head had been read.
     pub arrived: Instant,
+    /// Where its steps are noted.
+    pub trace: Trace,
 }
 
 /// One request's account.
@@ -97,6 +100,7 @@ pub struct Account {
     answered: Answered,
     /// Its place on the list that operators see, while it waits or runs.
     listing: Option<Listing>,
+    trace: Trace,
     /// The last field: when it is dropped, everything else has been given back.
     live: Live,
 }
@@ -104,7 +108,7 @@ pub struct Account {
 impl Account {
     /// Begins the account of an admitted request.
     pub fn begin(opening: Opening, books: Books) -> Self {
-        let Opening { charge, subject, reservation, live, client, arrived } = opening;
+        let Opening { charge, subject, reservation, live, client, arrived, trace } = opening;
         Self {
             charge: Some(charge),
             progress: None,
@@ -124,6 +128,7 @@ impl Account {
             count: Count::default(),
             answered: Answered::default(),
             listing: None,
+            trace,
             live,
         }
     }
@@ -206,6 +211,11 @@ impl Account {
         &self.subject.model
     }
 
+    /// Where the steps of the request are noted.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Whether it has been settled.
     pub fn is_settled(&self) -> bool {
         self.charge.is_none()
@@ -282,12 +292,12 @@ impl Account {
     }
 
     /// Settles the account; the future is ready once the row is durable. `None` if it was settled before.
-    pub fn end(&mut self, ending: Ending) -> Option<Closing> {
+    pub fn end(&mut self, ending: Ending) -> Option<Timed<Closing>> {
         self.settle(ending, None)
     }
 
     /// Settles the account of a request that failed. `None` if it was settled before.
-    pub fn fail(&mut self, rejection: &Rejection) -> Option<Closing> {
+    pub fn fail(&mut self, rejection: &Rejection) -> Option<Timed<Closing>> {
         let ending = match rejection.reason {
             Reason::Draining => Ending::Drained,
             reason => Ending::Failed(reason),
@@ -295,7 +305,7 @@ impl Account {
         self.settle(ending, rejection.operator.as_deref())
     }
 
-    fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Closing> {
+    fn settle(&mut self, ending: Ending, operator: Option<&str>) -> Option<Timed<Closing>> {
         let charge = self.charge.take()?;
         self.listing = None;
         let outcome = Outcome {
@@ -321,7 +331,15 @@ impl Account {
         });
         self.observe(&outcome);
         self.log(&outcome, operator);
-        Some(charge.close(outcome))
+        self.trace.settled(|| Settled {
+            ending,
+            status: outcome.status,
+            count: self.count,
+            slots: self.slots,
+            first_token: self.first_token.map(|moment| moment.instant),
+            at: Instant::now(),
+        });
+        Some(self.trace.timed(Step::Ledger, charge.close(outcome)))
     }
 
     /// What the client has been sent, or is sent with this ending.
@@ -367,6 +385,7 @@ impl Account {
         let since_arrival = |time: Timestamp| time.duration_since(subject.arrived).as_secs_f64() * 1000.0;
         tracing::info!(
             request_id = &*subject.request_id,
+            trace_id = self.trace.id(),
             tenant = &*subject.tenant,
             key_id = &*subject.key_id,
             model = &*subject.model,

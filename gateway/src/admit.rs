@@ -20,6 +20,7 @@ use crate::limit::{Need, Pass, Reservation};
 use crate::queue::Work;
 use crate::retries::Live;
 use crate::surface::{Ask, Fingerprint, Surface, cached_only, fields};
+use crate::traces::{Asked, Step, Trace};
 
 /// A request that is let in and understood. Dropped in this order: `live` tells that the rest has been given back.
 pub(crate) struct Entered {
@@ -33,7 +34,7 @@ pub(crate) struct Entered {
 /// Lets a request in, if its limits allow, and reads it. If it is a retry that takes the place of its first try, it
 /// takes that one's place among the concurrent requests, too.
 pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arrival) -> Result<Entered, Rejection> {
-    let Arrival { caller, terms, patience, .. } = arrival;
+    let Arrival { caller, terms, patience, trace, .. } = arrival;
     if !caller.scope.allows_surface(surface) {
         return Err(Rejection::new(Reason::EndpointNotAllowed, "The API key is not for this endpoint."));
     }
@@ -44,8 +45,13 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
             app.retries.refused(caller.key_id.clone());
         }
     };
+    let limit = trace.step(Step::Limit);
     let mut pass = app.limits.enter(caller, terms, is_retry, arrival.timestamp).inspect_err(owe)?;
+    drop(limit);
+    let reading = trace.step(Step::Body);
     let (ask, model) = understand(app, surface, body, arrival).await.inspect_err(owe)?;
+    drop(reading);
+    trace.asked(|| asked(&ask, &model));
     if let Err(rejection) = app.ready() {
         owe(&rejection);
         pass.give_back();
@@ -56,6 +62,18 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
     live.alone().await;
     pass.take_place()?;
     Ok(Entered { ask, fingerprint, model, pass, live })
+}
+
+/// What a trace tells of the request.
+fn asked(ask: &Ask, model: &Arc<str>) -> Asked {
+    Asked {
+        model: model.clone(),
+        max_tokens: ask.output_cap,
+        temperature: ask.sampling.temperature,
+        top_p: ask.sampling.top_p,
+        stream: ask.stream,
+        choices: ask.choices,
+    }
 }
 
 /// What the request asks for, if it may, and of which model.
@@ -108,8 +126,8 @@ pub(crate) struct Begun {
 /// Counts the prompt, takes the tokens that the request will need, and begins its account.
 pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Result<Begun, Rejection> {
     let Entered { ask, fingerprint, model, pass, live } = entered;
-    let Arrival { caller, client, .. } = arrival;
-    let reserved = reserve(app, &ask, fingerprint, pass, &caller.tenant).await;
+    let Arrival { caller, client, trace, .. } = arrival;
+    let reserved = reserve(app, &ask, fingerprint, pass, (&caller.tenant, trace)).await;
     let (counted, work, mut reservation) =
         reserved.inspect_err(|refused| live.ended(refused.reason.may_be_retried()))?;
     let subject = Subject {
@@ -121,7 +139,8 @@ pub(crate) async fn begin(app: &App, entered: Entered, arrival: &Arrival) -> Res
         arrived: arrival.timestamp,
     };
     let charge = app.ledger.admit(subject.clone()).inspect_err(|_| reservation.give_back())?;
-    let opening = Opening { charge, subject, reservation, live, client: client.clone(), arrived: arrival.at };
+    let (client, trace) = (client.clone(), trace.clone());
+    let opening = Opening { charge, subject, reservation, live, client, arrived: arrival.at, trace };
     Ok(Begun { ask, counted, work, account: Account::begin(opening, app.books()) })
 }
 
@@ -131,9 +150,12 @@ async fn reserve(
     ask: &Ask,
     fingerprint: Fingerprint,
     pass: Pass,
-    tenant: &Arc<str>,
+    (tenant, trace): (&Arc<str>, &Trace),
 ) -> Result<(Counted, Work, Reservation), Rejection> {
+    let counting = trace.step(Step::Count);
     let counted = app.counter.count(&app.upstream, ask, (tenant.clone(), fingerprint)).await?;
+    drop(counting);
+    let _limit = trace.step(Step::Limit);
     let expected = app.queue.expected_output(tenant, ask.surface.label());
     let output = expected.min(u64::from(ask.output_cap)) * u64::from(ask.sequences());
     let reservation = pass.reserve(Need { prompt: counted.tokens, output })?;

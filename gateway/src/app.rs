@@ -23,6 +23,7 @@ use crate::server::{Counts, Drain};
 use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
+use crate::traces::{Trace, Traces};
 use crate::upstream::{Readiness, Upstream};
 use crate::usage::Reads;
 
@@ -61,6 +62,8 @@ pub struct App {
     pub own_usage: Reads,
     /// What operators ask it.
     pub all_usage: Reads,
+    /// Where the steps of requests are told.
+    pub traces: Traces,
     /// What Prometheus sees.
     pub metrics: Arc<Metrics>,
     /// Whether the gateway is shutting down.
@@ -138,9 +141,16 @@ impl App {
 
     /// Answers a request that has no account yet with its refusal; counts and logs it.
     pub fn refuse(&self, dialect: Dialect, request_id: &str, rejection: &Rejection) -> Response {
+        self.refuse_traced(dialect, request_id, rejection, &Trace::default())
+    }
+
+    /// The same for a request that has a trace.
+    pub fn refuse_traced(&self, dialect: Dialect, request_id: &str, rejection: &Rejection, trace: &Trace) -> Response {
+        trace.refused(rejection);
         self.metrics.refused_total.with_label_values(&[rejection.reason.label()]).inc();
         tracing::info!(
             request_id,
+            trace_id = trace.id(),
             reason = rejection.reason.label(),
             status = rejection.reason.status().as_u16(),
             operator = rejection.operator,

@@ -10,6 +10,7 @@ mod document;
 mod issuers;
 mod keys;
 mod layers;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub use accounting::{Audit, Billing, Export, Ledger, OnFailure, PriceTable};
 pub(crate) use check::no_such;
 pub use issuers::{Issuer, SignatureAlgorithm};
 pub use layers::{ConfigError, Overrides, load};
+pub use traces::Traces;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +64,8 @@ pub struct Config {
     pub export: Export,
     /// Comparison of the ledger with llama-server's own counters.
     pub audit: Audit,
+    /// Traces of requests.
+    pub traces: Traces,
     /// Log lines.
     pub log: Log,
 }

@@ -2,6 +2,8 @@
 //!
 //! Takes [`Queued`] and gives a [`Running`]. Whatever way it fails, the account is settled.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{Instant, timeout_at};
@@ -14,6 +16,7 @@ use crate::queue::{Slot, Waiting, Work};
 use crate::stream::Running;
 use crate::stream::clocks::{Deadlines, expired};
 use crate::surface::Ask;
+use crate::traces::{Step, Trace};
 use crate::upstream::{Readiness, ReplyBody, SendError, errors};
 
 /// Bytes of an error reply of llama-server that are read.
@@ -25,7 +28,8 @@ const MAX_ATTEMPTS: u32 = 8;
 pub(crate) async fn dispatch(app: &App, queued: Queued) -> Result<Running, Rejection> {
     let Queued { ask, work, mut account, waiting, deadline, total, wait, revocation, .. } = queued;
     let ended = app.ended(account.replaced(), &revocation);
-    let mut dispatch = Dispatch { app, ask: &ask, work, account: &mut account, deadline, total };
+    let trace = account.trace().clone();
+    let mut dispatch = Dispatch { app, ask: &ask, work, account: &mut account, deadline, total, trace };
     let answered = tokio::select! {
         answered = dispatch.run(waiting, &wait) => answered,
         rejection = ended => Err(rejection),
@@ -48,6 +52,7 @@ struct Dispatch<'a> {
     account: &'a mut Account,
     deadline: Instant,
     total: Instant,
+    trace: Trace,
 }
 
 /// What a replica said to a request, if it could be asked.
@@ -79,6 +84,7 @@ impl Dispatch<'_> {
     }
 
     async fn slot(&self, mut waiting: Waiting) -> Result<Slot, Rejection> {
+        let _queue = self.trace.step(Step::Queue);
         let slot = match timeout_at(self.deadline, &mut waiting).await {
             Ok(slot) => slot,
             Err(_elapsed) => Err(waiting.expire()),
@@ -86,9 +92,15 @@ impl Dispatch<'_> {
         slot.map_err(|refusal| enqueue::rejection(&refusal, self.ask))
     }
 
-    /// Puts into the ledger where the request goes. A replica that is just being forgotten has no address.
+    /// A replica that is just being forgotten has no address.
+    fn address(&self, slot: &Slot) -> Arc<str> {
+        self.app.upstream.address(slot.replica()).unwrap_or_default()
+    }
+
+    /// Puts into the ledger where the request goes.
     async fn record(&mut self, slot: &Slot) -> Result<(), Rejection> {
-        let upstream = self.app.upstream.address(slot.replica()).unwrap_or_default();
+        let upstream = self.address(slot);
+        let _ledger = self.trace.step(Step::Ledger);
         self.account.dispatch(upstream).await
     }
 
@@ -105,14 +117,22 @@ impl Dispatch<'_> {
         let ask = self.ask;
         let body = if slot.may_use_cache() { ask.upstream_body.clone() } else { ask.without_cache()? };
         self.account.asked();
-        let asked = self.app.upstream.send(slot.replica(), ask.surface.upstream_path(), body);
+        let path = ask.surface.upstream_path();
+        let told = self.trace.attempt(path, || self.address(slot));
+        let asked = self.app.upstream.send(slot.replica(), path, body, &told);
         // The head comes when a slot starts the request, or with the whole answer where llama-server does not stream.
         let (until, reason) = if ask.upstream_streams && deadlines.first_token < self.total {
             (deadlines.first_token, Reason::FirstTokenTimeout)
         } else {
             (self.total, Reason::TotalTimeout)
         };
-        timeout_at(until, asked).await.map_err(|_elapsed| expired(reason))
+        let sent = timeout_at(until, asked).await;
+        match &sent {
+            Ok(Ok(reply)) => self.trace.attempt_answered(reply.status().as_u16()),
+            Ok(Err(error)) => self.trace.attempt_failed(error.label()),
+            Err(_elapsed) => self.trace.attempt_failed(reason.label()),
+        }
+        sent.map_err(|_elapsed| expired(reason))
     }
 
     /// What an error reply of llama-server comes to. The slot is held meanwhile, so one that stalls in the middle is

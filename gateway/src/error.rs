@@ -76,6 +76,8 @@ pub enum Reason {
     ModelNotAllowed,
     /// The admin API has no key, so that nobody may use it.
     AdminDisabled,
+    /// A page of another origin asks the admin API.
+    ForeignOrigin,
     /// There is no API key with this id: an answer of the admin API.
     KeyNotFound,
     /// A token of another issuer that is not valid, or not here.
@@ -143,6 +145,7 @@ impl Reason {
             Self::EndpointNotAllowed => "endpoint_not_allowed",
             Self::ModelNotAllowed => "model_not_allowed",
             Self::AdminDisabled => "admin_disabled",
+            Self::ForeignOrigin => "foreign_origin",
             Self::KeyNotFound => "key_not_found",
             Self::InvalidToken => "invalid_token",
             Self::IssuerUnavailable => "issuer_unavailable",
@@ -178,9 +181,11 @@ impl Reason {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => StatusCode::BAD_REQUEST,
             Self::InvalidApiKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::IpNotAuthorized | Self::EndpointNotAllowed | Self::ModelNotAllowed | Self::AdminDisabled => {
-                StatusCode::FORBIDDEN
-            }
+            Self::IpNotAuthorized
+            | Self::EndpointNotAllowed
+            | Self::ModelNotAllowed
+            | Self::AdminDisabled
+            | Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::ModelNotFound | Self::UnknownUrl | Self::KeyNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -217,6 +222,7 @@ impl Reason {
             | Self::EndpointNotAllowed
             | Self::ModelNotAllowed
             | Self::AdminDisabled
+            | Self::ForeignOrigin
             | Self::KeyNotFound
             | Self::InvalidToken
             | Self::ModelNotFound

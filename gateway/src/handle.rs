@@ -28,6 +28,7 @@ use crate::stream::meter::Meter;
 use crate::stream::white_space::{Answering, WhiteSpaceBody};
 use crate::stream::whole::whole;
 use crate::surface::{Ask, Surface};
+use crate::traces::Trace;
 use crate::upstream::errors;
 
 /// A request that has passed the gate: who asks, on which connection, since when.
@@ -47,6 +48,8 @@ pub struct Arrival {
     pub at: Instant,
     /// The same by the wall clock.
     pub timestamp: Timestamp,
+    /// Where its steps are noted.
+    pub trace: Trace,
 }
 
 const JSON: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -57,10 +60,11 @@ const NO_BUFFERING: (HeaderName, HeaderValue) =
 /// Answers a request.
 pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Body) -> Response {
     let dialect = surface.dialect();
+    arrival.trace.surface(surface.label());
     let refuse = |rejection: Rejection| {
         let ending = Ending::Failed(rejection.reason).label();
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
-        app.refuse(dialect, &arrival.request_id, &rejection)
+        app.refuse_traced(dialect, &arrival.request_id, &rejection, &arrival.trace)
     };
     let entered = match enter(app, surface, body, &arrival).await {
         Ok(entered) => entered,
@@ -166,8 +170,12 @@ fn meter(queued: &Queued, arrival: &Arrival) -> Meter {
 
 /// Requests that llama-server's HTTP threads answer alone: no slot, no queue, no row.
 async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rejection> {
-    let called = app.upstream.call(ask.surface.upstream_path(), ask.upstream_body.clone()).await;
+    let (path, trace) = (ask.surface.upstream_path(), &arrival.trace);
+    let told = trace.attempt(path, Arc::default);
+    let called = app.upstream.call(path, ask.upstream_body.clone(), &told).await;
+    let called = called.inspect_err(|error| trace.attempt_failed(error.label()));
     let (status, reply) = called.map_err(|error| unsent(&error))?;
+    trace.attempt_answered(status.as_u16());
     if status != StatusCode::OK {
         return Err(errors::rejection(status, &reply));
     }
@@ -175,6 +183,7 @@ async fn direct(app: &App, ask: &Ask, arrival: &Arrival) -> Result<Response, Rej
     app.metrics.requests_total.with_label_values(&[surface, ending]).inc();
     tracing::info!(
         request_id = &*arrival.request_id,
+        trace_id = trace.id(),
         tenant = &*arrival.caller.tenant,
         key_id = &*arrival.caller.key_id,
         surface,

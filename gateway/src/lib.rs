@@ -36,6 +36,7 @@ pub mod surface;
 
 pub mod ledger;
 pub mod queue;
+pub mod traces;
 
 pub mod clock;
 pub mod config;

@@ -176,6 +176,10 @@ metrics! {
     /// Exports of a batch that failed, by kind: file, token, unreachable, refused (by a status that will not pass by
     /// itself), busy (by one that will), ledger; and entries that were gone before they could be exported: lost.
     export_failures_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["kind"]);
+    /// Spans that the collector of traces has taken.
+    traces_exported_total: IntCounter = |opts| IntCounter::with_opts(opts);
+    /// Spans that were lost: there were more than could be exported in time, or the collector did not take them.
+    traces_export_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Tokens that the replica has counted in the last 24 hours less those that the ledger has, by kind: computed (prompt
     /// tokens that were not cached), cached, generated.
     accounting_drift_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "kind"]);

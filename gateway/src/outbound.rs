@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use rustls::{ClientConfig, RootCertStore};
@@ -38,6 +39,14 @@ pub enum OutboundError {
     /// The client cannot be made, or the exchange failed. It does not tell the URL, whose query may hold a secret.
     #[error(transparent)]
     Http(reqwest::Error),
+    /// There is no token to show.
+    #[error("{} cannot be read as a bearer token: {problem}", path.display())]
+    Token {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it is not.
+        problem: String,
+    },
     /// The answer is longer than it may be.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
@@ -88,6 +97,27 @@ pub async fn read(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, O
         body.extend_from_slice(&piece);
     }
     Ok(body)
+}
+
+/// The `Authorization` header with the token that is in the file now.
+///
+/// # Errors
+/// When the file cannot be read, is empty, or holds more than a token.
+pub async fn bearer(path: PathBuf) -> Result<HeaderValue, OutboundError> {
+    let read = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || {
+            let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+            // Whoever exchanges it may be just about to write it.
+            let token = Some(text.trim()).filter(|token| !token.is_empty()).ok_or("it is empty")?;
+            let value = HeaderValue::try_from(format!("Bearer {token}"));
+            let mut value = value.map_err(|_| "it is more than one line, or not ASCII")?;
+            value.set_sensitive(true);
+            Ok(value)
+        }
+    });
+    let read: Result<_, String> = read.await.unwrap_or_else(|error| Err(error.to_string()));
+    read.map_err(|problem| OutboundError::Token { path, problem })
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OutboundError> {

@@ -11,6 +11,7 @@ use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ use crate::patience::Patience;
 use crate::policy::Terms;
 use crate::server::Client;
 use crate::surface::Surface;
+use crate::traces::{Beginning, Step, Trace};
 use crate::usage::own::own;
 
 /// Paths that are answered without a key.
@@ -87,7 +89,7 @@ async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
 /// Refuses a request without a key; to those who are known it tells what they may still use.
 async fn answer(
     app: &App,
-    mut request: Request,
+    request: Request,
     next: Next,
     dialect: Dialect,
     RequestId(request_id): &RequestId,
@@ -95,16 +97,18 @@ async fn answer(
     if is_open(&request) {
         return next.run(request).await;
     }
-    let client = request.extensions().get::<Arc<Client>>().cloned();
-    let asking = match Asking::of(app, client, request.headers()).await {
+    let (mut head, body) = request.into_parts();
+    let mut trace = Trace::default();
+    let asking = match Asking::of(app, &head, request_id, &mut trace).await {
         Ok(asking) => asking,
-        Err(rejection) => return app.refuse(dialect, request_id, &rejection),
+        Err(rejection) => return app.refuse_traced(dialect, request_id, &rejection, &trace),
     };
     let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
-    let mut response = match admit(app, &mut request, asking, request_id.clone()) {
-        Ok(()) => next.run(request).await,
-        Err(rejection) => app.refuse(dialect, request_id, &rejection),
+    let mut response = match admit(app, &mut head, asking, request_id.clone(), &trace) {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(rejection) => app.refuse_traced(dialect, request_id, &rejection, &trace),
     };
+    trace.answered(response.status().as_u16());
     app.limits.tell(&caller, &terms, response.headers_mut());
     response
 }
@@ -123,10 +127,24 @@ struct Asking {
 }
 
 impl Asking {
-    async fn of(app: &App, client: Option<Arc<Client>>, headers: &HeaderMap) -> Result<Self, Rejection> {
-        let (at, timestamp) = (Instant::now(), app.clock.now());
-        let client = client.ok_or_else(Rejection::internal)?;
+    /// Once it is known who asks, there is a `trace`: strangers cannot have any recorded.
+    async fn of(app: &App, head: &Parts, id: &Arc<str>, trace: &mut Trace) -> Result<Self, Rejection> {
+        let (at, timestamp, headers) = (Instant::now(), app.clock.now(), &head.headers);
+        let client = head.extensions.get::<Arc<Client>>().cloned().ok_or_else(Rejection::internal)?;
         let caller = auth::caller(&app.authenticator, &app.tokens, headers, timestamp).await?;
+        *trace = app.traces.begin(
+            headers,
+            &Beginning {
+                method: &head.method,
+                route: head.extensions.get::<MatchedPath>().map(MatchedPath::as_str),
+                request_id: id,
+                tenant: &caller.tenant,
+                key_id: &caller.key_id,
+                at,
+                timestamp,
+            },
+        );
+        trace.step_from_arrival(Step::Auth);
         address::check(&caller, client.peer(), headers, &app.config.server.trusted_proxies)?;
         let terms = app.policies.of(&caller)?;
         Ok(Self { caller, client, terms, at, timestamp })
@@ -134,14 +152,15 @@ impl Asking {
 }
 
 /// Decides whether a request of a known caller may go on, and leaves what the handlers need in its extensions.
-fn admit(app: &App, request: &mut Request, asking: Asking, request_id: Arc<str>) -> Result<(), Rejection> {
+fn admit(app: &App, head: &mut Parts, asking: Asking, request_id: Arc<str>, trace: &Trace) -> Result<(), Rejection> {
     if app.drain.is_started() {
         return Err(Rejection::draining());
     }
-    refuse_encoding(request.headers())?;
-    let patience = Patience::of(request.headers());
+    refuse_encoding(&head.headers)?;
+    let patience = Patience::of(&head.headers);
     let Asking { caller, client, terms, at, timestamp } = asking;
-    request.extensions_mut().insert(Arrival { caller, terms, patience, request_id, client, at, timestamp });
+    let trace = trace.clone();
+    head.extensions.insert(Arrival { caller, terms, patience, request_id, client, at, timestamp, trace });
     Ok(())
 }
 

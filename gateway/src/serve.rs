@@ -27,6 +27,7 @@ use crate::roster::Roster;
 use crate::server::signals::Signals;
 use crate::server::{self, Drain, Limits, Options, Phase, Tls};
 use crate::surface::fields::Bounds;
+use crate::traces::Traces;
 use crate::upstream::Upstream;
 use crate::usage::Reads;
 use crate::{admin, panics, routes};
@@ -47,6 +48,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Policies::new(config)?;
     Upstream::check(&config.upstream)?;
     Exporter::check(&config.export)?;
+    Traces::check(&config.traces).context("`traces.ca_file`")?;
     auth::declared(config)?;
     Tokens::check(&config.issuers)?;
     tls(config)?;
@@ -90,6 +92,10 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     tokens.start(&clock, &tasks, &stop);
     let queue = Queue::new(order(&config, &policies), metrics.clone());
     let upstream = Upstream::start(&config.upstream, queue.clone(), &tasks, &stop)?;
+    let (traces, exporter) = Traces::open(&config.traces, &metrics).context("`traces.ca_file`")?;
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
     let drain = Drain::new();
     let app = Arc::new(App {
         authenticator,
@@ -102,6 +108,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         policies,
         own_usage: Reads::new(&config, READERS),
         all_usage: Reads::new(&config, READERS),
+        traces,
         metrics,
         counts: Arc::default(),
         started: clock.now(),

@@ -39,6 +39,7 @@ fn ask(case: &str, way: &str) -> Ask {
         prompts,
         choices,
         output_cap: 100,
+        sampling: gateway::surface::Sampling::default(),
         prefix: gateway::queue::Prefix::default(),
         upstream_body: Bytes::new(),
     }

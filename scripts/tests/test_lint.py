@@ -4,13 +4,14 @@ A mutation changes the parsed objects of a rendered overlay. It is made for one 
 """
 import copy
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -76,10 +77,19 @@ class Set:
     def policy(self, name):
         return self.get("NetworkPolicy", name)["spec"]
 
+    @contextmanager
+    def dashboard(self, name="service"):
+        """One of the dashboards for Grafana, to be broken."""
+        data = self.get("ConfigMap", "kimi-k2-dashboard-" + name)["data"]
+        [(file, text)] = data.items()
+        document = json.loads(text)
+        yield document
+        data[file] = json.dumps(document)
+
     def alert(self):
         """An alert without conditions of its own: those of the good set are long."""
         rule = self.get("PrometheusRule", GATEWAY)["spec"]["groups"][0]["rules"][0]
-        rule["expr"] = "sum(rate(llama_gateway_requests_total[5m])) > 1"
+        rule["expr"] = "sum by (namespace) (rate(llama_gateway_requests_total[5m])) > 1"
         return rule
 
 
@@ -1010,7 +1020,7 @@ breaks("route-annotations")(_annotate("Route", ROUTER + "rate-limit-connections.
 
 @breaks("promql")
 def an_expression_with_an_open_parenthesis(good):
-    good.alert()["expr"] = "sum(rate(llama_gateway_requests_total[5m])"
+    good.alert()["expr"] = "sum by (namespace) (rate(llama_gateway_requests_total[5m])"
 
 
 @breaks("metric-name")
@@ -1035,7 +1045,7 @@ def an_average_since_somebodys_scrape(good):
 
 @breaks("metric-label")
 def a_grouping_by_a_label_that_is_not_there(good):
-    good.alert()["expr"] = "sum by (route) (rate(llama_gateway_requests_total[5m])) > 1"
+    good.alert()["expr"] = "sum by (namespace, route) (rate(llama_gateway_requests_total[5m])) > 1"
 
 
 @breaks("metric-label")
@@ -1045,12 +1055,43 @@ def a_matcher_of_a_label_that_is_not_there(good):
 
 @breaks("metric-label")
 def the_quantile_of_a_sum_without_le(good):
-    good.alert()["expr"] = "sum by (le) (rate(llama_gateway_queue_wait_seconds_sum[5m])) > 1"
+    good.alert()["expr"] = "sum by (namespace, le) (rate(llama_gateway_queue_wait_seconds_sum[5m])) > 1"
 
 
 @breaks("metric-label")
 def a_join_on_a_label_that_is_not_there(good):
-    good.alert()["expr"] = "llama_gateway_slots_busy / on (replica) llama_gateway_slots_total > 1"
+    good.alert()["expr"] = "llama_gateway_slots_busy / on (namespace, replica) llama_gateway_slots_total > 1"
+
+
+@breaks("metric-name")
+def a_series_that_no_rule_records(good):
+    good.alert()["expr"] = "llama_gateway:requests:rate1m > 1"
+
+
+@breaks("metric-label")
+def a_label_that_a_recorded_series_has_lost(good):
+    good.alert()["expr"] = "sum by (namespace, tenant) (llama_gateway:tokens:rate5m) > 1"
+
+
+@breaks("metric-value")
+def an_ending_that_no_request_has(good):
+    good.alert()["expr"] = 'llama_gateway_requests_total{ending=~"complete|backend_eror"} > 1'
+
+
+@breaks("metric-value")
+def an_outcome_that_no_ticket_has(good):
+    good.alert()["expr"] = 'llama_gateway_queue_tickets_total{outcome!="fully"} > 1'
+
+
+@breaks("metric-value")
+def a_bound_as_one_version_of_prometheus_writes_it(good):
+    good.alert()["expr"] = 'llama_gateway_time_to_first_token_seconds_bucket{le="30"} > 1'
+
+
+@breaks("metric-value")
+def a_bound_that_no_bucket_has(good):
+    rule = good.get("PrometheusRule", GATEWAY + "-slo")["spec"]["groups"][0]["rules"][2]
+    rule["expr"] = rule["expr"].replace("30|30[.]0", "45|45[.]0")
 
 
 @breaks("target-name")
@@ -1068,6 +1109,13 @@ def a_metric_of_the_platform_in_a_rule_of_the_project(good):
     good.alert()["expr"] = "kubelet_volume_stats_available_bytes < 1"
 
 
+@breaks("rule-scope")
+def a_series_that_is_recorded_elsewhere(good):
+    good.get("PrometheusRule", GATEWAY + "-platform")["spec"]["groups"][0]["rules"].append(
+        {"record": "llama_gateway:volume:available", "expr": "min by (namespace) (kubelet_volume_stats_available_bytes)"})
+    good.alert()["expr"] = "llama_gateway:volume:available < 1"
+
+
 @breaks("alert-text")
 def an_alert_that_says_nothing(good):
     del good.alert()["annotations"]["description"]
@@ -1082,6 +1130,55 @@ def an_alert_of_unknown_weight(good):
 def a_runbook_that_is_not_there(good):
     good.alert()["annotations"]["runbook_url"] = (
         "https://github.com/llama-gateway/llama-gateway/blob/main/docs/keys.md#no-such-heading")
+
+
+@breaks("runbook")
+def a_runbook_of_another_alert(good):
+    good.alert()["annotations"]["runbook_url"] = (
+        "https://github.com/llama-gateway/llama-gateway/blob/main/docs/TROUBLESHOOTING.md#llamaserverdown")
+
+
+@breaks("alert-template")
+def a_text_about_a_label_that_is_gone(good):
+    good.alert()["annotations"]["summary"] = "{{ $labels.upstream }} is down"
+
+
+@breaks("namespace-label")
+def an_alert_without_a_namespace(good):
+    good.alert()["expr"] = "sum(rate(llama_gateway_requests_total[5m])) > 1"
+
+
+@breaks("namespace-label")
+def an_absence_without_a_namespace(good):
+    good.alert()["expr"] = 'up == 0 or (absent(up{job="kimi-k2-gateway"}))'
+
+
+@breaks("label-bound")
+def an_alert_that_is_another_one_with_each_value(good):
+    good.alert()["labels"]["rate"] = "{{ $value }}"
+
+
+@breaks("label-bound")
+def a_label_for_each_request(good):
+    good.alert()["labels"]["request_id"] = "{{ $labels.pod }}"
+
+
+@breaks("label-bound")
+def an_expression_that_makes_such_a_label(good):
+    good.alert()["expr"] = ('label_replace(llama_gateway_slots_busy, "client", "$1", "upstream", "(.*):.*") > 1 or '
+                            'count_values without (upstream) ("address", llama_gateway_slots_total) > 1')
+
+
+@breaks("recorded-name")
+def a_recorded_series_with_the_name_of_a_metric(good):
+    good.get("PrometheusRule", GATEWAY + "-recording")["spec"]["groups"][0]["rules"].append(
+        {"record": "llama_gateway_requests_rate", "expr": "rate(llama_gateway_requests_total[5m])"})
+
+
+@breaks("recorded-name")
+def a_series_that_is_recorded_twice(good):
+    rules = good.get("PrometheusRule", GATEWAY + "-recording")["spec"]["groups"][0]["rules"]
+    rules.append(dict(rules[0]))
 
 
 @breaks("monitor-file")
@@ -1128,6 +1225,240 @@ def an_overlay_that_does_not_name_the_namespace(manifests):
     file.write_text(file.read_text().replace("namespace:", "nameSuffix:"))
 
 
+MONITORING = "components/monitoring/"
+
+
+@breaks_files("rule-test")
+def an_alert_that_no_test_sees_fire(manifests):
+    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "alert: LlamaGatewayPod", "alert: LlamaServerPod")
+
+
+@breaks_files("rule-test")
+def a_severity_that_no_test_sees(manifests):
+    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "severity: warning", "severity: critical")
+
+
+@breaks_files("rule-test")
+def an_alert_that_no_test_sees_silent(manifests):
+    file = manifests / MONITORING / "tests/platform.yaml"
+    test = yaml.safe_load(file.read_text())
+    for case in test["tests"]:
+        case["alert_rule_test"] = [one for one in case["alert_rule_test"] if one["exp_alerts"]]
+    file.write_text(yaml.safe_dump(test))
+
+
+@breaks_files("rule-test")
+def a_series_of_which_no_test_sees_a_value(manifests):
+    file = manifests / MONITORING / "21-prometheusrule-recording.yaml"
+    file.write_text(file.read_text() + "        - {record: 'llama_gateway:slots:busy', expr: llama_gateway_slots_busy}\n")
+
+
+# ---- dashboards
+
+def panel_of(document, kind="timeseries"):
+    """The first panel of a kind."""
+    return next(panel for panel in document["panels"] if panel["type"] == kind)
+
+
+def asks(document, expression, legend=""):
+    """Has a panel ask something else."""
+    panel_of(document)["targets"] = [dict(panel_of(document)["targets"][0], expr=expression, legendFormat=legend)]
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_is_no_json(good):
+    data = good.get("ConfigMap", "kimi-k2-dashboard-service")["data"]
+    data.update({name: text + "}" for name, text in data.items()})
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_with_a_variable_that_nobody_sets(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slots_busy{namespace=~"$namespace", upstream="$upstream"}')
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_of_an_older_schema(good):
+    with good.dashboard() as document:
+        document["schemaVersion"] = 16
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_can_be_edited(good):
+    with good.dashboard() as document:
+        document["editable"] = True
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_without_an_id(good):
+    with good.dashboard() as document:
+        del document["uid"]
+
+
+@breaks("dashboard-json", INGRESS)
+def a_dashboard_that_kubectl_cannot_apply(good):
+    with good.dashboard() as document:
+        document["description"] = "x" * 200_000
+
+
+@breaks("dashboard-json", INGRESS)
+def a_variable_that_no_prometheus_understands(good):
+    with good.dashboard() as document:
+        document["templating"]["list"][1]["query"]["query"] = "metrics(.*)"
+
+
+@breaks("dashboard-panel", INGRESS)
+def two_panels_with_one_id(good):
+    with good.dashboard() as document:
+        document["panels"][1]["id"] = document["panels"][2]["id"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def two_panels_with_one_title(good):
+    with good.dashboard() as document:
+        document["panels"][1]["title"] = document["panels"][2]["title"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_without_a_description(good):
+    with good.dashboard() as document:
+        panel_of(document)["description"] = ""
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_without_a_unit(good):
+    with good.dashboard() as document:
+        del panel_of(document)["fieldConfig"]["defaults"]["unit"]
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_of_an_old_type(good):
+    with good.dashboard() as document:
+        panel_of(document)["type"] = "graph"
+
+
+@breaks("dashboard-panel", INGRESS)
+def a_panel_that_asks_for_nothing(good):
+    with good.dashboard() as document:
+        panel_of(document)["targets"] = []
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_panel_of_one_data_source(good):
+    with good.dashboard() as document:
+        panel_of(document)["datasource"] = {"type": "prometheus", "uid": "P1809F7CD0C75ACF3"}
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_query_of_the_default_data_source(good):
+    with good.dashboard() as document:
+        del panel_of(document)["targets"][0]["datasource"]
+
+
+@breaks("dashboard-datasource", INGRESS)
+def a_data_source_that_comes_last(good):
+    with good.dashboard() as document:
+        document["templating"]["list"].reverse()
+
+
+@breaks("dashboard-query", INGRESS)
+def a_query_that_does_not_parse(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (surface) rate(llama_gateway_requests_total{namespace=~"$namespace"}[$__rate_interval])')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_a_metric_that_nobody_exports(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slot_busy{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_a_histogram_as_a_whole(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_queue_wait_seconds{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_what_no_rule_records(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway:requests:error_ratio2h{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_an_average_since_the_last_scrape(good):
+    with good.dashboard() as document:
+        asks(document, 'llamacpp:predicted_tokens_seconds{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-metric", INGRESS)
+def a_panel_about_gpus_where_everybody_sees_it(good):
+    with good.dashboard() as document:
+        asks(document, 'DCGM_FI_DEV_GPU_UTIL{namespace=~"$namespace"}')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_panel_by_a_label_that_is_not_there(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (tenant) (llama_gateway_slots_busy{namespace=~"$namespace"})')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_panel_of_a_label_that_is_not_there(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway_slots_busy{namespace=~"$namespace", tenant=~"$tenant"}')
+
+
+@breaks("dashboard-label", INGRESS)
+def a_legend_of_a_label_that_was_summed_up(good):
+    with good.dashboard() as document:
+        asks(document, 'sum by (namespace) (llama_gateway_slots_busy{namespace=~"$namespace"})', "{{upstream}}")
+
+
+@breaks("dashboard-rate", INGRESS)
+def a_rate_of_a_fixed_window(good):
+    with good.dashboard() as document:
+        asks(document, 'sum(rate(llama_gateway_requests_total{namespace=~"$namespace"}[5m]))')
+
+
+@breaks("dashboard-namespace", INGRESS)
+def a_panel_of_all_namespaces(good):
+    with good.dashboard() as document:
+        asks(document, "sum(llama_gateway_slots_busy)")
+
+
+def replace_in(file, old, new):
+    text = file.read_text()
+    assert old in text, old
+    file.write_text(text.replace(old, new))
+
+
+@breaks_files("dashboard-file")
+def a_metric_of_the_console_that_nobody_exports(manifests):
+    replace_in(manifests / "components/console-dashboard/llama-gateway.json", "_slots_busy", "_slot_busy")
+
+
+@breaks_files("dashboard-file")
+def a_type_that_the_console_leaves_out(manifests):
+    replace_in(manifests / "components/console-dashboard/llama-gateway.json", '"graph"', '"timeseries"')
+
+
+@breaks_files("dashboard-file")
+def a_column_of_the_console_that_is_summed_up(manifests):
+    file = manifests / "components/console-dashboard/llama-gateway.json"
+    replace_in(file, '"pattern": "tenant"', '"pattern": "model"')
+
+
+@breaks_files("dashboard-file")
+def a_metric_of_the_page_that_nobody_exports(manifests):
+    replace_in(manifests / "consoles/llama-gateway.html", "_slots_busy", "_slot_busy")
+
+
+@breaks_files("dashboard-file")
+def a_page_of_all_namespaces(manifests):
+    replace_in(manifests / "consoles/llama-gateway.html", "{namespace=~%[1]s}", "")
+
+
 class TheRealOverlays(unittest.TestCase):
     def test_have_no_fault(self):
         for name, faults in BEFORE.items():
@@ -1162,6 +1493,8 @@ class BrokenSets(unittest.TestCase):
         for identifier, mutation in TREE_MUTATIONS:
             with self.subTest(rule=identifier, mutation=mutation.__name__), tempfile.TemporaryDirectory() as root:
                 shutil.copytree(ROOT / "manifests", Path(root) / "manifests")
+                (Path(root) / "docs").mkdir()
+                shutil.copy(ROOT / "docs/metrics.md", Path(root) / "docs")
                 mutation(Path(root) / "manifests")
                 self.assertEqual({identifier}, {fault.rule for fault in core.run_tree(Project(root))})
 
@@ -1205,15 +1538,33 @@ class WhatIsAllowed(unittest.TestCase):
 
     def test_a_quantile_of_a_histogram(self):
         def mutation(good):
-            good.alert()["expr"] = ("histogram_quantile(0.95, sum by (le, class) "
+            good.alert()["expr"] = ("histogram_quantile(0.95, sum by (namespace, le, class) "
                                     "(rate(llama_gateway_queue_wait_seconds_bucket[5m]))) > 60")
         self.check(OPENSHIFT, mutation)
 
     def test_labels_that_an_expression_makes_itself(self):
         def mutation(good):
-            good.alert()["expr"] = ('sum by (host) (label_replace(llama_gateway_slots_busy, "host", "$1", '
+            good.alert()["expr"] = ('sum by (namespace, host) (label_replace(llama_gateway_slots_busy, "host", "$1", '
                                     '"upstream", "(.*):.*")) > 1')
         self.check(OPENSHIFT, mutation)
+
+    def test_legends_of_what_an_expression_leaves(self):
+        busy, ready = ('llama_gateway_%s{namespace=~"$namespace"}' % name for name in ("slots_busy", "upstream_ready"))
+        for expression, legend in (
+                ("topk(3, sum by (upstream, pod) (%s))" % busy, "{{upstream}} {{pod}}"),
+                ("sum without (pod) (%s)" % busy, "{{upstream}}"),
+                ("2 * (-%s)" % busy, "{{upstream}}"),
+                ("%s / on (upstream, pod) %s" % (busy, ready), "{{upstream}}"),
+                ("%s / ignoring (upstream) group_left sum by (pod) (%s)" % (busy, ready), "{{upstream}}"),
+                ("sum by (pod) (%s) or sum by (upstream) (%s)" % (busy, ready), "{{pod}}{{upstream}}"),
+                ("avg_over_time(%s[$__range])" % busy, "{{ upstream }}"),
+                ("time() - %s" % busy, "{{upstream}}"),
+                ('label_replace(%s, "host", "$1", "upstream", "(.*):.*")' % busy, "{{host}}")):
+            with self.subTest(expression=expression):
+                def mutation(good):
+                    with good.dashboard() as document:
+                        asks(document, expression, legend)
+                self.check(INGRESS, mutation)
 
     def test_parameters_that_are_empty(self):
         self.check(OPENSHIFT, lambda good: good.parameters().update(

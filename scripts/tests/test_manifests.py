@@ -23,7 +23,7 @@ OUT = Path(FOLDER.name)
 def setUpModule():
     for name in ("openshift-kimi-k2-t4", "kubernetes-gpt-oss-20b-t4"):
         for entry in overlays.parse(overlays.render(ROOT / "manifests/overlays" / name), name):
-            OBJECTS[entry["kind"], entry["metadata"]["name"]] = entry
+            OBJECTS[name, entry["kind"], entry["metadata"]["name"]] = entry
 
 
 def tearDownModule():
@@ -31,7 +31,8 @@ def tearDownModule():
 
 
 def good(kind, name):
-    return copy.deepcopy(OBJECTS[kind, name])
+    """A copy of an object of the first overlay that has one of this kind and name."""
+    return copy.deepcopy(next(entry for (_, *of), entry in OBJECTS.items() if of == [kind, name]))
 
 
 def put(entry, path, value):
@@ -98,30 +99,44 @@ class Schemas(unittest.TestCase):
 
 
 class Alerts(unittest.TestCase):
+    COMPONENT = ROOT / "manifests/components/monitoring"
+
     def problems(self, change):
-        groups = [group for name in ("kimi-k2-gateway", "kimi-k2-gateway-platform")
-                  for group in good("PrometheusRule", name)["spec"]["groups"]]
-        rules = {rule["alert"]: rule for rule in groups[0]["rules"]}
-        change(groups[0]["rules"], rules)
-        tests = ROOT / "manifests/components/monitoring/tests"
+        """What is said of the rules about keys and certificates after a change of one of them."""
+        groups = copy.deepcopy(manifests.shipped_groups(self.COMPONENT))
+        group, = [group for group in groups if group["name"] == "llama-gateway-access"]
+        change({rule.get("alert"): rule for rule in group["rules"]})
         with tempfile.TemporaryDirectory() as folder:
-            return "\n".join(manifests.against_promtool(groups, tests, Path(folder) / "rules"))
+            return "\n".join(manifests.against_promtool(groups, [self.COMPONENT / "tests/access.yaml"], Path(folder)))
 
     def test_the_shipped_ones_are_good(self):
-        self.assertEqual(self.problems(lambda *_: None), "")
+        self.assertEqual(self.problems(lambda _: None), "")
 
     def test_an_expression_that_does_not_parse_is_wrong(self):
-        said = self.problems(lambda _, rules: rules["LlamaServerDown"].update(expr="sum(("))
+        said = self.problems(lambda rules: rules["LlamaGatewayKeyExpired"].update(expr="sum(("))
         self.assertIn("promtool check rules", said)
 
     def test_an_alert_that_comes_at_another_time_is_wrong(self):
-        said = self.problems(lambda _, rules: rules["LlamaServerWedged"].update({"for": "6m"}))
-        self.assertIn("promtool test rules", said)
-        self.assertIn("LlamaServerWedged", said)
+        said = self.problems(lambda rules: rules["LlamaGatewayDeclaredKeysUnusable"].update({"for": "6m"}))
+        self.assertIn("promtool test rules access.yaml", said)
+        self.assertIn("LlamaGatewayDeclaredKeysUnusable", said)
 
-    def test_an_alert_that_no_test_sees_is_wrong(self):
-        said = self.problems(lambda all_rules, rules: all_rules.append({**rules["LlamaServerDown"], "alert": "New"}))
-        self.assertEqual(said, "alert New: no test in tests/ sees it fire")
+    def test_the_shipped_overlays_have_the_rules_that_are_tested(self):
+        shipped = manifests.shipped_groups(self.COMPONENT)
+        for overlay in sorted({overlay for overlay, *_ in OBJECTS}):
+            with self.subTest(overlay=overlay):
+                of_it = [entry for (name, *_), entry in OBJECTS.items() if name == overlay]
+                self.assertEqual(manifests.rule_groups(of_it), shipped)
+
+    def test_rules_with_another_objective_are_checked_and_not_tested(self):
+        checks = manifests.Checks(ROOT, OUT)
+        changed = [good("PrometheusRule", "kimi-k2-gateway-slo")]
+        rule = changed[0]["spec"]["groups"][0]["rules"][0]
+        rule["expr"] = rule["expr"].replace("0.995", "0.9")
+        self.assertEqual(checks.alerts(changed), [])
+        rule["expr"] += ")"
+        said, = checks.alerts(changed)
+        self.assertIn("promtool check rules llama-gateway-slo.yaml", said)
 
 
 class Configuration(unittest.TestCase):

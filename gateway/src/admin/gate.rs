@@ -1,4 +1,4 @@
-//! Who may use the admin API: whoever shows the key in `admin.key_file`.
+//! Who may use the admin API: whoever shows the key in `admin.key_file`, and no page of another origin in a browser.
 //!
 //! Takes a request and lets it through, or refuses it; names each answer, and logs each refusal once.
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -41,12 +41,38 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Lets through who shows the admin key.
+/// Lets through who shows the admin key, unless a page of another origin sent it.
 pub(super) async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match admit(&app.config.admin.key_file, request.headers()).await {
+    let admitted = match refuse_foreign(request.uri(), request.headers()) {
+        Ok(()) => admit(&app.config.admin.key_file, request.headers()).await,
+        Err(rejection) => Err(rejection),
+    };
+    match admitted {
         Ok(()) => next.run(request).await,
         Err(rejection) => Refused(rejection).into_response(),
     }
+}
+
+/// Refuses what a browser sends for a page of another origin. Programs send neither header.
+///
+/// Such a page has no key to show, as there is no cookie. But it may have been given one that somebody found, and run
+/// in the browser of whoever can reach this port.
+fn refuse_foreign(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    // HTTP/2 has the host in the address.
+    let host = host.or_else(|| uri.authority().map(|authority| authority.as_str().as_bytes()));
+    let is_own = |origin: &HeaderValue| {
+        let authority = [&b"http://"[..], b"https://"].into_iter().find_map(|it| origin.as_bytes().strip_prefix(it));
+        authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
+    };
+    let is_near = |site: &HeaderValue| site == "same-origin" || site == "none";
+    let all_own = headers.get_all(header::ORIGIN).iter().all(is_own);
+    if all_own && headers.get_all(HeaderName::from_static("sec-fetch-site")).iter().all(is_near) {
+        return Ok(());
+    }
+    let text = "The admin API is not for pages of other origins; hint: open the console by the address that it is asked \
+                at, and let a proxy in front of it keep the header Host.";
+    Err(Rejection::new(Reason::ForeignOrigin, text))
 }
 
 /// Puts the request's id into its answer, and logs it with the reason if it was refused.
@@ -67,7 +93,10 @@ pub(super) async fn name(request: Request, next: Next) -> Response {
             "admin request refused"
         );
     }
-    Dialect::OpenAi.name_request(&mut response, &request_id);
+    // What the public routes answered has its id already, which the ledger knows.
+    if !response.headers().contains_key("x-request-id") {
+        Dialect::OpenAi.name_request(&mut response, &request_id);
+    }
     response
 }
 
@@ -162,5 +191,49 @@ mod tests {
             let bearer = format!("Bearer {}", text.trim().escape_debug());
             assert_eq!(reason(&file, &[&bearer]).await, Some(Reason::AdminDisabled), "{text}");
         }
+    }
+    fn foreign(uri: &str, host: Option<&str>, further: &[(&'static str, &str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.extend(host.map(|host| (header::HOST, host.parse::<HeaderValue>().unwrap())));
+        for (name, value) in further {
+            headers.append(*name, value.parse().unwrap());
+        }
+        refuse_foreign(&uri.parse().unwrap(), &headers).is_err_and(|it| it.reason == Reason::ForeignOrigin)
+    }
+
+    #[test]
+    fn only_pages_of_this_origin_and_programs_may_ask() {
+        let here = Some("127.0.0.1:9090");
+        for near in [
+            &[][..],
+            &[("origin", "http://127.0.0.1:9090"), ("sec-fetch-site", "same-origin")],
+            // A proxy ends TLS in front.
+            &[("origin", "https://127.0.0.1:9090")],
+            &[("sec-fetch-site", "none")],
+        ] {
+            assert!(!foreign("/v1/keys", here, near), "{near:?}");
+        }
+        for far in [
+            &[("origin", "http://127.0.0.1:8080")][..],
+            &[("origin", "http://localhost:9090")],
+            &[("origin", "http://evil.example")],
+            &[("origin", "null")],
+            &[("origin", "")],
+            &[("origin", "127.0.0.1:9090")],
+            &[("origin", "http://127.0.0.1:9090"), ("origin", "http://evil.example")],
+            &[("origin", "http://127.0.0.1:9090"), ("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "cross-site")],
+        ] {
+            assert!(foreign("/v1/keys", here, far), "{far:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_http_2_stands_in_the_address_and_letters_may_be_large() {
+        let origin = [("origin", "https://console.example")];
+        assert!(!foreign("https://console.example/v1/keys", None, &origin));
+        assert!(!foreign("/v1/keys", Some("Console.Example"), &origin));
+        assert!(foreign("/v1/keys", None, &origin), "without a host nothing is its own");
     }
 }

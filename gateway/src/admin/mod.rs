@@ -1,9 +1,10 @@
-//! The admin port: health for Kubernetes, metrics for Prometheus, and the admin API for operators.
+//! The admin port: health for Kubernetes, metrics for Prometheus, the admin API and the console for operators.
 //!
-//! Health and metrics are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
+//! Health, metrics and the console's files are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
 //! answer has its `x-request-id`.
 
 mod body;
+mod console;
 mod costs;
 mod gate;
 mod keys;
@@ -28,7 +29,7 @@ use crate::upstream::State as ReplicaState;
 
 /// The routes of the admin listener.
 pub fn routes(app: Arc<App>) -> Router {
-    let open = Router::new()
+    let open = console::files()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
@@ -42,6 +43,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/organization/costs", get(costs::costs))
         .route("/v1/live", get(live::once))
         .route("/v1/live/events", get(live::events))
+        .route("/v1/console/try", console::try_it(app.clone()))
         .layer(Extension(Arc::new(live::Latest::default())))
         .route_layer(from_fn_with_state(app.clone(), gate::gate));
     open.merge(guarded)

@@ -1,9 +1,10 @@
 //! What types alone cannot say about the values of a configuration.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::{Key, nearest};
-use super::{Config, DEFAULT_POLICY, Policy, is_name, issuers};
+use super::{Config, DEFAULT_POLICY, Policy, is_name, issuers, traces};
 
 /// Bytes of a request head beyond which nothing sensible is configured; HTTP/2 takes no bound above 4 GiB.
 const MOST_HEADER_BYTES: usize = 1 << 20;
@@ -40,6 +41,7 @@ pub(super) fn check(config: &Config) -> Result<(), Wrong> {
     }
     durations(config)?;
     export(config)?;
+    traces::check(config)?;
     retention(config)?;
     classes(config)?;
     policies(config)?;
@@ -129,23 +131,28 @@ fn export(config: &Config) -> Result<(), Wrong> {
     if has_file && !export.file.is_absolute() {
         return wrong(&["export", "file"], "must be an absolute path");
     }
-    if has_url {
-        let url: Option<http::Uri> = export.url.parse().ok();
-        let scheme = url.as_ref().and_then(http::Uri::scheme_str);
-        if !matches!(scheme, Some("http" | "https")) {
-            return wrong(&["export", "url"], "must begin with http:// or https://");
-        }
-        if url.and_then(|url| url.authority().map(|authority| authority.as_str().contains('@'))) == Some(true) {
-            return wrong(&["export", "url"], "credentials do not belong into it\nhint: use `export.token_file`");
-        }
-    }
-    for (key, file) in [("token_file", &export.token_file), ("ca_file", &export.ca_file)] {
-        if !has_url && !file.as_os_str().is_empty() {
-            return wrong(&["export", key], "is of no use without `export.url`");
-        }
-    }
+    receiver("export", &export.url, [("token_file", &export.token_file), ("ca_file", &export.ca_file)])?;
     if export.source.is_empty() || !export.source.bytes().all(|byte| byte.is_ascii_graphic()) {
         return wrong(&["export", "source"], "must be a URI or a name: visible ASCII characters");
+    }
+    Ok(())
+}
+
+/// Checks the URL of a receiver, which may be empty, and the files that are of no use without it.
+pub(super) fn receiver(section: &str, url: &str, files: [(&str, &PathBuf); 2]) -> Result<(), Wrong> {
+    if url.is_empty() {
+        let useless = files.iter().find(|(_, file)| !file.as_os_str().is_empty());
+        return useless
+            .map_or(Ok(()), |(key, _)| wrong(&[section, key], format!("is of no use without `{section}.url`")));
+    }
+    let parsed: Option<http::Uri> = url.parse().ok();
+    let scheme = parsed.as_ref().and_then(http::Uri::scheme_str);
+    if !matches!(scheme, Some("http" | "https")) {
+        return wrong(&[section, "url"], "must begin with http:// or https://");
+    }
+    if parsed.and_then(|url| url.authority().map(|authority| authority.as_str().contains('@'))) == Some(true) {
+        let what = format!("credentials do not belong into it\nhint: use `{section}.token_file`");
+        return wrong(&[section, "url"], what);
     }
     Ok(())
 }

@@ -225,6 +225,9 @@ fn typed(name: &str, text: &str, like: &Value) -> Result<Value, ConfigError> {
             .parse()
             .map(Value::Integer)
             .map_err(|_| ConfigError::new(name, format!("`{text}` is not a whole number"))),
+        Value::Float(_) => {
+            text.parse().map(Value::Float).map_err(|_| ConfigError::new(name, format!("`{text}` is not a number")))
+        }
         Value::Boolean(_) => text
             .parse()
             .map(Value::Boolean)

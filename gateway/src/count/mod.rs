@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::error::{Reason, Rejection};
 use crate::metrics::Metrics;
 use crate::surface::{Ask, Surface};
+use crate::traces::Propagation;
 use crate::upstream::{Facts, Upstream, errors};
 
 mod cache;
@@ -185,7 +186,7 @@ impl Counter {
             return None;
         }
         let patience = ANSWER + ANSWER.mul_f64(length as f64 / f64::from(1 << 20));
-        match timeout(patience, upstream.ask(endpoint.path(), body)).await {
+        match timeout(patience, upstream.ask(endpoint.path(), body, &Propagation::default())).await {
             Ok(Ok((StatusCode::NOT_FOUND, _))) => {
                 self.pause(endpoint, "is not there");
                 None

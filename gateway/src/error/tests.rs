@@ -1,6 +1,6 @@
 use super::*;
 
-const ALL: [Reason; 34] = [
+const ALL: [Reason; 35] = [
     Reason::InvalidRequest,
     Reason::ContextLengthExceeded,
     Reason::InvalidApiKey,
@@ -8,6 +8,7 @@ const ALL: [Reason; 34] = [
     Reason::EndpointNotAllowed,
     Reason::ModelNotAllowed,
     Reason::AdminDisabled,
+    Reason::ForeignOrigin,
     Reason::KeyNotFound,
     Reason::InvalidToken,
     Reason::IssuerUnavailable,
@@ -62,6 +63,7 @@ fn each_limit_has_the_status_type_and_code_that_openai_gives_it() {
         (Reason::EndpointNotAllowed, 403, "permission_error", "endpoint_not_allowed"),
         (Reason::ModelNotAllowed, 403, "permission_error", "model_not_allowed"),
         (Reason::AdminDisabled, 403, "permission_error", "admin_disabled"),
+        (Reason::ForeignOrigin, 403, "permission_error", "foreign_origin"),
         (Reason::KeyNotFound, 404, "invalid_request_error", "key_not_found"),
         (Reason::InvalidToken, 401, "invalid_request_error", "invalid_api_key"),
         (Reason::IssuerUnavailable, 503, "server_error", "issuer_unavailable"),

@@ -1,10 +1,11 @@
 //! Why a batch was not delivered, and when it is tried again.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::outbound::OutboundError;
 
 /// The pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -21,13 +22,8 @@ pub(super) enum Failure {
     #[error("the file cannot be written: {0}")]
     File(#[from] io::Error),
     /// There is no token.
-    #[error("{} cannot be read as a bearer token: {problem}", path.display())]
-    Token {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why it is not.
-        problem: String,
-    },
+    #[error(transparent)]
+    Token(OutboundError),
     /// The receiver did not answer.
     #[error("the receiver did not answer: {0}")]
     Unreachable(String),
@@ -50,7 +46,7 @@ impl Failure {
         match self {
             Self::Ledger(_) => "ledger",
             Self::File(_) => "file",
-            Self::Token { .. } => "token",
+            Self::Token(_) => "token",
             Self::Unreachable(_) => "unreachable",
             Self::Refused(_) => "refused",
             Self::Busy { .. } => "busy",

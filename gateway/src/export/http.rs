@@ -41,7 +41,7 @@ impl Receiver {
         let mut request = self.client.post(&self.url).timeout(TIMEOUT).body(body);
         request = request.header(CONTENT_TYPE, "application/cloudevents-batch+json; charset=utf-8");
         if let Some(path) = self.token_file.clone() {
-            request = request.header(AUTHORIZATION, token(path).await?);
+            request = request.header(AUTHORIZATION, outbound::bearer(path).await.map_err(Failure::Token)?);
         }
         let answer = request.send().await.map_err(|error| Failure::Unreachable(told(error)))?;
         let status = answer.status();
@@ -55,22 +55,6 @@ impl Receiver {
             status => Err(Failure::Refused(status)),
         }
     }
-}
-
-/// The header with the token that is in the file now.
-async fn token(path: PathBuf) -> Result<HeaderValue, Failure> {
-    let read = tokio::task::spawn_blocking(move || {
-        let failed = |problem: String| Failure::Token { path: path.clone(), problem };
-        let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-        // Whoever exchanges it may be just about to write it.
-        let token =
-            Some(text.trim()).filter(|token| !token.is_empty()).ok_or_else(|| failed("it is empty".to_owned()))?;
-        let value = HeaderValue::try_from(format!("Bearer {token}"));
-        let mut value = value.map_err(|_| failed("it is more than one line, or not ASCII".to_owned()))?;
-        value.set_sensitive(true);
-        Ok(value)
-    });
-    read.await.unwrap_or_else(|error| Err(Failure::Ledger(error.to_string())))
 }
 
 fn seconds(value: &HeaderValue) -> Option<Duration> {

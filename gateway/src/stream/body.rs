@@ -22,6 +22,7 @@ use crate::error::{Dialect, Reason, Rejection};
 use crate::ledger::{Closing, Ending};
 use crate::metrics::Metrics;
 use crate::queue::{Outlook, View};
+use crate::traces::Timed;
 use crate::upstream::errors;
 
 /// A comment: ignored by every client, but bytes on the wire.
@@ -38,7 +39,7 @@ enum State {
     /// The end has been seen and waits for the ledger; `held` goes out after it.
     Closing {
         running: Running,
-        closing: Closing,
+        closing: Timed<Closing>,
         held: Bytes,
     },
     Ended,

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::json::{self, Members, why};
 use super::rule::{Kind, MAX_CHOICES, Part, Rule, Verdict, integer};
 use super::table;
-use super::{Ask, Surface};
+use super::{Ask, Sampling, Surface};
 use crate::config;
 use crate::error::{Reason, Rejection};
 use crate::queue::PrefixReader;
@@ -129,6 +129,7 @@ struct Draft {
     choices: Option<u32>,
     prompts: u32,
     folding: Folding,
+    sampling: Sampling,
     begins: PrefixReader,
     /// Which of the required fields were there.
     given: Vec<&'static str>,
@@ -153,6 +154,7 @@ impl Draft {
             choices: None,
             prompts: 1,
             folding: Folding::default(),
+            sampling: Sampling::default(),
             begins: PrefixReader::default(),
             given: Vec::new(),
             out,
@@ -173,6 +175,11 @@ impl Draft {
             _ => {
                 if let Verdict::Pass(words) = rule.apply(name, why, value)? {
                     self.folding.note(name, &words);
+                    match name {
+                        "temperature" => self.sampling.temperature = words.parse().ok(),
+                        "top_p" => self.sampling.top_p = words.parse().ok(),
+                        _ => {}
+                    }
                     self.put(name, &words);
                 }
             }
@@ -273,6 +280,7 @@ impl Draft {
             prompts: self.prompts,
             choices: self.choices.unwrap_or(1),
             output_cap,
+            sampling: self.sampling,
             prefix: self.begins.finish(),
             upstream_body: Bytes::from(self.out),
         })

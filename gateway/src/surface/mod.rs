@@ -134,10 +134,21 @@ pub struct Ask {
     pub choices: u32,
     /// Output tokens of each choice at most.
     pub output_cap: u32,
+    /// How the output is drawn, where the client says so.
+    pub sampling: Sampling,
     /// The beginning of the prompt.
     pub prefix: Prefix,
     /// The body for llama-server.
     pub upstream_body: Bytes,
+}
+
+/// How output is drawn: told to traces.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sampling {
+    /// The randomness.
+    pub temperature: Option<f64>,
+    /// Only so much of the distribution, of the most likely.
+    pub top_p: Option<f64>,
 }
 
 impl Ask {
@@ -175,6 +186,7 @@ pub(crate) mod fixture {
             prompts,
             choices,
             output_cap: 100,
+            sampling: Sampling::default(),
             prefix: Prefix::default(),
             upstream_body: Bytes::new(),
         }

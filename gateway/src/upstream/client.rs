@@ -1,5 +1,5 @@
 //! Requests to one replica over connections that are used again: HTTP/1.1, nothing in it that a client chose but the
-//! body.
+//! body and the ids of its trace.
 
 use std::io;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::board::Readiness;
 use super::pool::Pool;
 use super::replica::host_and_port;
 use super::wire::{Lost, ReplyBody, ReplyError, Traffic, Wire};
+use crate::traces::Propagation;
 
 /// Why a request got no reply.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,19 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// The name in traces.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "not_connected",
+            Self::Unread { .. } => "not_read",
+            Self::Broken { .. } => "no_reply",
+            Self::Cut(_) => "broken_off",
+            Self::TooLarge => "too_large",
+            Self::Timeout => "timeout",
+            Self::NoReplica(_) => "no_replica",
+        }
+    }
+
     /// The replica, or its machine, actively refused the connection or cannot be found. A timeout is not that: under
     /// load llama-server accepts late.
     pub(super) fn is_refused(&self) -> bool {
@@ -106,9 +120,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) async fn post(&self, path: &'static str, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
-        let length = body.len();
-        let head = self.head("POST ", path, &format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+    pub(super) async fn post(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        trace: &Propagation,
+    ) -> Result<Response<ReplyBody>, SendError> {
+        let (length, trace) = (body.len(), trace.lines());
+        let more = format!("content-type: application/json\r\ncontent-length: {length}\r\n{trace}");
+        let head = self.head("POST ", path, &more);
         let begun = self.traffic.begin();
         let reply = self.request(head, body).await;
         begun.done();

@@ -2,7 +2,7 @@
 //!
 //! Takes a [`Slot`](crate::queue::Slot)'s replica, a path and a body, and gives the reply; tells the queue which
 //! replicas take how many requests. Nothing that a client sent but the body reaches llama-server: paths are
-//! constants and headers are the gateway's own.
+//! constants and headers are the gateway's own, but for the ids of the client's trace.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::queue::{Queue, ReplicaId};
+use crate::traces::Propagation;
 
 mod board;
 mod census;
@@ -185,9 +186,10 @@ impl Upstream {
         id: ReplicaId,
         path: &'static str,
         body: Bytes,
+        trace: &Propagation,
     ) -> Result<http::Response<ReplyBody>, SendError> {
         let replica = self.fleet.get(id).ok_or(SendError::NoReplica(Readiness::Unreachable))?;
-        let reply = replica.post(path, body).await;
+        let reply = replica.post(path, body, trace).await;
         if let Err(error) = &reply {
             if error.is_refused() {
                 self.board.absent(id, &error.to_string());
@@ -202,10 +204,15 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SendError::NoReplica`] if none is ready, and all other kinds.
-    pub async fn call(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
+    pub async fn call(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        trace: &Propagation,
+    ) -> Result<(StatusCode, Bytes), SendError> {
         let asked = async {
             let _turn = self.calls.acquire().await;
-            self.ask(path, body).await
+            self.ask(path, body, trace).await
         };
         timeout(CALL_TIMEOUT, asked).await.unwrap_or(Err(SendError::Timeout))
     }
@@ -214,11 +221,16 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SendError::NoReplica`] if none is ready, and all other kinds but [`SendError::Timeout`].
-    pub async fn ask(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Bytes), SendError> {
+    pub async fn ask(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        trace: &Propagation,
+    ) -> Result<(StatusCode, Bytes), SendError> {
         let mut failure = None;
         // Who cannot be connected to has not seen the request, so the next one may be asked.
         while let Some(id) = self.any_ready() {
-            match self.send(id, path, body.clone()).await {
+            match self.send(id, path, body.clone(), trace).await {
                 Ok(reply) => return client::read(reply, MAX_CALL_REPLY).await,
                 Err(error) if error.is_refused() => failure = Some(error),
                 Err(error) => return Err(error),

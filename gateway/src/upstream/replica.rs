@@ -14,6 +14,7 @@ use super::StartError;
 use super::client::{Dialer, Link, SendError};
 use super::wire::ReplyBody;
 use crate::queue::ReplicaId;
+use crate::traces::Propagation;
 
 /// One llama-server as the gateway uses it.
 pub(super) struct Replica {
@@ -33,10 +34,15 @@ impl Replica {
     }
 
     /// Sends a request for a slot.
-    pub(super) async fn post(&self, path: &'static str, body: Bytes) -> Result<Response<ReplyBody>, SendError> {
+    pub(super) async fn post(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        trace: &Propagation,
+    ) -> Result<Response<ReplyBody>, SendError> {
         // These are answered as a whole: their head is there when all of them is done.
         let _batch = matches!(path, "/v1/embeddings" | "/v1/rerank").then(|| Batch::begin(&self.batches));
-        self.link.post(path, body).await
+        self.link.post(path, body, trace).await
     }
 
     /// Whether llama-server may have more sequences of this gateway than slots were taken for: a long list of inputs to

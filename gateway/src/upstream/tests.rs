@@ -230,7 +230,9 @@ impl World {
 
     fn chat(&self, id: usize) -> TaskHandle {
         let upstream = Arc::clone(&self.upstream);
-        tokio::spawn(async move { upstream.send(ReplicaId(id), "/v1/chat/completions", "{}".into()).await })
+        tokio::spawn(async move {
+            upstream.send(ReplicaId(id), "/v1/chat/completions", "{}".into(), &Propagation::default()).await
+        })
     }
 }
 
@@ -250,7 +252,10 @@ async fn an_absent_replica_is_unreachable_and_found_when_it_comes() {
     world.reaches(0, State::Down, 0).await;
     assert_eq!(world.upstream.readiness(), Readiness::Unreachable);
     assert!(world.upstream.snapshot()[0].problem.as_ref().unwrap().contains("refused"));
-    assert!(matches!(world.upstream.call("/tokenize", Bytes::new()).await, Err(SendError::NoReplica(_))));
+    assert!(matches!(
+        world.upstream.call("/tokenize", Bytes::new(), &Propagation::default()).await,
+        Err(SendError::NoReplica(_))
+    ));
 
     let _fake = Fake::start_at(address, Mood::Ready { slots: 2 }).await;
     world.reaches(0, State::Ready, 2).await;
@@ -316,7 +321,12 @@ async fn a_replica_that_refuses_a_request_is_out_of_the_queue_before_its_slot_is
     assert_eq!(slot.replica(), ReplicaId(0));
     // The first attempts may meet the pooled connection of the probe before its end was noticed.
     let error = loop {
-        match world.upstream.send(slot.replica(), "/v1/chat/completions", "{}".into()).await.unwrap_err() {
+        match world
+            .upstream
+            .send(slot.replica(), "/v1/chat/completions", "{}".into(), &Propagation::default())
+            .await
+            .unwrap_err()
+        {
             SendError::Broken { .. } | SendError::Unread { .. } => {}
             error => break error,
         }
@@ -495,7 +505,7 @@ async fn a_small_request_goes_to_a_replica_that_is_ready() {
     world.reaches(0, State::Down, 0).await;
     world.reaches(1, State::Ready, 1).await;
     let upstream = Arc::clone(&world.upstream);
-    let reply = tokio::spawn(async move { upstream.call("/tokenize", "{}".into()).await });
+    let reply = tokio::spawn(async move { upstream.call("/tokenize", "{}".into(), &Propagation::default()).await });
     fake.posts.recv().await.unwrap().write(&ok("[1]")).await;
     assert_eq!(reply.await.unwrap().unwrap(), (StatusCode::OK, Bytes::from("[1]")));
 }

@@ -25,6 +25,8 @@ mod cancel;
 mod chat;
 mod cli;
 mod clients;
+mod console;
+mod console_http;
 mod count;
 mod cut;
 mod dangerous;

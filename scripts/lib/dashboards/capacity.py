@@ -5,13 +5,14 @@ from .model import OPTIONAL, Dashboard, Panel, Row, Target, growth, quantiles, r
 QUEUE = (
     Panel("Slots", "In use by this gateway, and announced by ready replicas.", "short",
           (Target(total("slots_busy"), "busy"), Target(total("slots_total"), "all"))),
-    Panel("Work that waits, and what is done in a second", "Both in units of cost: a prompt token that is not cached is "
-          "one. Backlog divided by rate is the time to empty the queue.", "short",
+    Panel("Work that waits, and what is done in a second", "Both in units of cost: a prompt token that is not cached "
+          "is one. Backlog divided by rate is the time to empty the queue.", "short",
           (Target(total("queue_backlog"), "waits"), Target(total("service_rate"), "can be done in a second"),
            Target(rate("service_total"), "was done in a second"))),
     Panel("Time to empty the queue", "If nothing came any more. Nothing is shown until the speed is known.", "s",
           (Target("%s / (%s > 0)" % (total("queue_backlog"), total("service_rate")), "time"),)),
-    Panel("Requests in and out of the queue", "Arrivals above dispatches for long: the queue grows, or refuses.", "reqps",
+    Panel("Requests in and out of the queue", "Arrivals above dispatches for long: the queue grows, or refuses.",
+          "reqps",
           (Target(rate("queue_tickets_total"), "over, whatever way"),
            Target(rate("queue_tickets_total", match='outcome="dispatched"'), "got a slot"))),
     Panel("Waiting by class", "Requests that wait for a slot.", "short",
@@ -35,8 +36,8 @@ SPEED = (
           "clock; cached ones are left out.", "short",
           (Target("%s / (%s > 0)" % (rate("llamacpp:prompt_tokens_total"), rate("llamacpp:prompt_seconds_total")),
                   "tokens a second"),)),
-    Panel("Speed of output (decode)", "Output tokens a second of one stream, by llama-server's clock. Several streams at "
-          "once are each slower. From a million tokens on, llama-server rounds its counters to six digits.", "short",
+    Panel("Speed of output (decode)", "Output tokens a second of one stream, by llama-server's clock. Several streams "
+          "at once are each slower. From a million tokens on, llama-server rounds its counters to six digits.", "short",
           (Target("%s / (%s > 0)" % (rate("llamacpp:tokens_predicted_total"),
                                      rate("llamacpp:tokens_predicted_seconds_total")), "tokens a second"),)),
     Panel("Output of all slots", "Output tokens a second, as the gateway counts them and as llama-server does. "
@@ -46,19 +47,19 @@ SPEED = (
     Panel("Prompt cache hits", "Part of the prompt tokens that did not have to be computed.", "percentunit",
           (Target("%s / (%s > 0)" % (rate("tokens_total", match='kind="cached"'),
                                      rate("tokens_total", match='kind="prompt"')), "cached"),), maximum=1),
-    Panel("Passes of the model", "llama_decode calls a second. Output tokens divided by it tell how many streams share a "
-          "pass.", "short", (Target(rate("llamacpp:n_decode_total"), "passes a second"),)),
+    Panel("Passes of the model", "llama_decode calls a second. Output tokens divided by it tell how many streams share "
+          "a pass.", "short", (Target(rate("llamacpp:n_decode_total"), "passes a second"),)),
     Panel("What an output token costs", "In prompt tokens that are not cached: the weight of output in the queue's "
           "arithmetic.", "short", (Target("max(%s)" % series("output_token_cost"), "prompt tokens"),)),
-    Panel("llama-server's own queue", "Requests that it works on or keeps waiting. The gateway sends no more than there "
-          "are slots: what waits there came from elsewhere.", "short",
+    Panel("llama-server's own queue", "Requests that it works on or keeps waiting. The gateway sends no more than "
+          "there are slots: what waits there came from elsewhere.", "short",
           (Target(total("llamacpp:requests_processing"), "processing"),
            Target(total("llamacpp:requests_deferred"), "waiting"))),
     Panel("Counting prompts", "How the tokens of prompts were counted: exact, cached, or as an estimate because "
           "llama-server did not answer in time.", "reqps",
           (Target(rate("prompt_counts_total", "by"), "{{by}}"),), stacked=True),
-    Panel("Time to count a prompt", "Where the count was not cached. It comes before the queue, so it is part of the time "
-          "to first token.", "s", quantiles("prompt_count_seconds", (0.5, 0.95))),
+    Panel("Time to count a prompt", "Where the count was not cached. It comes before the queue, so it is part of the "
+          "time to first token.", "s", quantiles("prompt_count_seconds", (0.5, 0.95))),
 )
 
 REPLICAS = (

@@ -9,13 +9,19 @@ from .service import SERVICE
 from .tenants import TENANTS
 
 
+DASHBOARDS = {
+    "manifests/components/grafana/dashboards/service.json": SERVICE,
+    "manifests/components/grafana/dashboards/tenants.json": TENANTS,
+    "manifests/components/grafana/dashboards/capacity.json": CAPACITY,
+    "manifests/components/console-dashboard/llama-gateway.json": OVERVIEW,
+    "manifests/consoles/llama-gateway.html": OVERVIEW,
+}
+WRITERS = {"dashboards": grafana, "console-dashboard": openshift, "consoles": prometheus}
+
+
 def texts():
     """The text of every file, by its name from the root of the repository."""
-    found = {"manifests/components/grafana/dashboards/%s.json" % dashboard.name: grafana.written(dashboard)
-             for dashboard in (SERVICE, TENANTS, CAPACITY)}
-    found["manifests/components/console-dashboard/llama-gateway.json"] = openshift.written(OVERVIEW)
-    found["manifests/consoles/llama-gateway.html"] = prometheus.written(OVERVIEW)
-    return found
+    return {name: WRITERS[Path(name).parent.name].written(dashboard) for name, dashboard in DASHBOARDS.items()}
 
 
 def write(root):

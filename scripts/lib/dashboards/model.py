@@ -66,9 +66,10 @@ TENANT = 'tenant=~"$tenant"'
 
 
 def series(metric, match=""):
-    """The metric's series in the chosen namespaces. Those of the gateway may leave out their prefix."""
-    name = metric if metric.startswith("llamacpp:") else "llama_gateway_" + metric
-    return '%s{namespace=~"$namespace"%s}' % (name, ", " + match if match else "")
+    """The metric's series in the chosen namespaces: `llamacpp:NAME`, or `NAME` of the gateway, or `:NAME` of a rule."""
+    if not metric.startswith("llamacpp:"):
+        metric = "llama_gateway" + ("" if metric.startswith(":") else "_") + metric
+    return '%s{namespace=~"$namespace"%s}' % (metric, ", " + match if match else "")
 
 
 def total(metric, by="", match=""):

@@ -12,6 +12,7 @@ def _chosen(dashboard, *titles):
 OVERVIEW = Dashboard(
     "llama-gateway", "llama-gateway", "Is it up, who waits and why, and what is left.",
     (Row("Now", SERVICE.rows[0].panels),
+     Row("Objectives and alerts", SERVICE.rows[1].panels),
      Row("Requests", _chosen(SERVICE, "Requests by surface", "How requests end", "What is refused, and why")),
      Row("Waiting and speed, as clients see it", _chosen(
          SERVICE, "Time to first token", "Time between tokens", "Wait in the queue", "Where requests are",

@@ -1,7 +1,7 @@
 """What the written dashboards ask Prometheus: every query of every file, as Prometheus would get it.
 
-Takes the files that `scripts/dashboards` wrote (not what they were made from), and gives `Query` tuples. For the lint, and
-for tests that ask a real Prometheus.
+Takes the files that `scripts/dashboards` wrote (not what they were made from), and gives `Query` tuples. For the lint,
+and for tests that ask a real Prometheus.
 """
 import html
 import json
@@ -42,11 +42,12 @@ def of_json(text, values):
     title = dashboard["title"]
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
-            yield Query(None, title, "variable " + variable["name"], substituted(label_values(variable), values), "", False)
+            expression = substituted(label_values(variable), values)
+            yield Query(None, title, "variable " + variable["name"], expression, "", False)
     for panel, row in panels(dashboard):
         for target in panel.get("targets") or []:
             yield Query(None, title, panel.get("title", ""), substituted(target["expr"], values),
-                        target.get("legendFormat", ""), is_optional(row))
+                        target.get("legendFormat") or columns(panel), "optional" in row)
 
 
 def panels(dashboard):
@@ -62,8 +63,15 @@ def panels(dashboard):
             yield panel, row
 
 
-def is_optional(row):
-    return "optional" in row
+def labels_of_legend(legend):
+    """The labels whose values a legend shows."""
+    return frozenset(re.findall(r"{{\s*(\w+)\s*}}", legend))
+
+
+def columns(panel):
+    """The labels that a table of OpenShift's console shows, as a legend. Grafana's shows all that there are."""
+    return " ".join("{{%s}}" % style["pattern"] for style in panel.get("styles") or []
+                    if not style["pattern"].startswith("Value"))
 
 
 def label_values(variable):
@@ -100,4 +108,4 @@ def substituted(expression, values):
             raise ValueError("%s: nothing is known of $%s\nhint: a dashboard may use %s"
                              % (expression, name, ", ".join("$" + key for key in values)))
         return values[name]
-    return re.sub(r"\$(?:(\w+)|\{(\w+)(?::\w+)?\})", value, expression)
+    return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)(?::\w+)?\})", value, expression)

@@ -3,8 +3,8 @@ from .gpu import BUSY
 from .model import OPTIONAL, Dashboard, Panel, Row, Target, growth, quantile, quantiles, rate, series, total
 
 # Endings and reasons that are the gateway's or llama-server's fault, not the client's. The rules use the same.
-FAULTS = ('backend_unavailable|model_loading|backend_error|first_token_timeout|stream_idle_timeout|total_timeout|'
-          'ledger_unavailable|issuer_unavailable|internal_error')
+FAULTS = ('first_token_timeout|stream_idle_timeout|total_timeout|backend_unavailable|model_loading|backend_error|'
+          'ledger_unavailable|internal_error|drained')
 FAILED = 'ending=~"%s"' % FAULTS
 CREDENTIALS = 'reason=~"invalid_api_key|invalid_token|ip_not_authorized|endpoint_not_allowed|model_not_allowed"'
 
@@ -32,37 +32,59 @@ REQUESTS = (
     Panel("How requests end", "complete: the client has everything. client_left: it went away first. cut_at_quota: its "
           "quota was used up. All others are refusals and failures by their reason.", "reqps",
           (Target(rate("requests_total", "ending"), "{{ending}}"),), stacked=True),
-    Panel("What is refused, and why", "Refusals and failures by reason, those without a valid key included. The reasons "
-          "are explained in docs/TROUBLESHOOTING.md.", "reqps",
+    Panel("What is refused, and why", "Refusals and failures by reason, those without a valid key included. The "
+          "reasons are explained in docs/TROUBLESHOOTING.md.", "reqps",
           (Target(rate("refused_total", "reason"), "{{reason}}"),), stacked=True),
     Panel("Failures by reason", "Only what is the gateway's or llama-server's fault.", "reqps",
           (Target(rate("requests_total", "ending", FAILED), "{{ending}}"),), stacked=True),
     Panel("Duration of requests", "From arrival to end. Long answers take long: look at the first token for the wait.",
           "s", quantiles("request_duration_seconds")),
-    Panel("Refused credentials", "Keys and tokens that are wrong, expired, or not for this address, API or model. A jump "
-          "is somebody who tries, or a key that has expired.", "reqps",
+    Panel("Refused credentials", "Keys and tokens that are wrong, expired, or not for this address, API or model. A "
+          "jump is somebody who tries, or a key that has expired.", "reqps",
           (Target(rate("refused_total", "reason", CREDENTIALS), "{{reason}}"),)),
 )
 
 WAITS = (
-    Panel("Time to first token", "As the client sees it, from the request's arrival: waiting in the queue and computing "
-          "the prompt.", "s", quantiles("time_to_first_token_seconds")),
+    Panel("Time to first token", "As the client sees it, from the request's arrival: waiting in the queue and "
+          "computing the prompt.", "s", quantiles("time_to_first_token_seconds")),
     Panel("First token: how many took how long", "Each column is a span of time, each row a time to first token. Two "
           "bands are mostly two kinds of prompts: cached and not, or short and long.", "s",
           (Target("sum by (le) (increase(%s[$__rate_interval]))" % series("time_to_first_token_seconds_bucket"),
                   "{{le}}"),), "heatmap"),
-    Panel("Time between tokens", "The gap between two reads that held output. It grows with the number of busy slots, and "
-          "while another slot computes a prompt.", "s", quantiles("inter_token_latency_seconds")),
+    Panel("Time between tokens", "The gap between two reads that held output. It grows with the number of busy slots, "
+          "and while another slot computes a prompt.", "s", quantiles("inter_token_latency_seconds")),
     Panel("Wait in the queue", "From entering the queue to getting a slot, or giving up.", "s",
           quantiles("queue_wait_seconds")),
     Panel("Where requests are", "How many requests are in each stage on average: waiting, computing the prompt, "
           "generating. Those with two slots count twice in the latter two.", "short",
           (Target(rate("queue_wait_seconds_sum"), "waiting"),
            Target(rate("slot_seconds_total", "phase"), "{{phase}}")), stacked=True),
-    Panel("Time between tokens: how many took how long", "Most gaps lie in one band; gaps of seconds are those in which "
-          "llama-server computed another prompt.", "s",
+    Panel("Time between tokens: how many took how long", "Most gaps lie in one band; gaps of seconds are those in "
+          "which llama-server computed another prompt.", "s",
           (Target("sum by (le) (increase(%s[$__rate_interval]))" % series("inter_token_latency_seconds_bucket"),
                   "{{le}}"),), "heatmap"),
+)
+
+
+def burn(ratio, objective):
+    """How many times faster than allowed an error budget is used up, over three windows."""
+    return tuple(Target("max by (namespace) (%s / on (namespace) (1 - %s))" % (
+        series(":%s%s" % (ratio, window)), series(":%s:objective" % objective)), "{{namespace}} " + name)
+        for window, name in (("1h", "1 hour"), ("6h", "6 hours"), ("3d", "3 days")))
+
+
+OBJECTIVES = (
+    Panel("Errors: budget burn", "How many times faster than the objective allows requests fail, by the gateway's or "
+          "llama-server's fault. 1: exactly as much as is allowed. See docs/alerts.md.", "short",
+          burn("requests:error_ratio", "requests")),
+    Panel("First token: budget burn", "How many times faster than the objective allows first tokens come late.",
+          "short",
+          burn("time_to_first_token:slow_ratio", "time_to_first_token")),
+    Panel("Alerts", "Those that fire, and those that will if it lasts (pending). Each has a section in "
+          "docs/TROUBLESHOOTING.md.", "short",
+          (Target('count by (alertname, severity, alertstate) '
+                  '(ALERTS{namespace=~"$namespace", alertname=~"LlamaGateway.+|LlamaServer.+"})', "How many"),),
+          "table", columns=("alertname", "severity", "alertstate")),
 )
 
 TOKENS = (
@@ -83,8 +105,8 @@ GATEWAY = (
     Panel("Connections", "Open client connections, and how many were cut off because the client did not read.", "short",
           (Target(total("open_connections"), "open"),
            Target(rate("slow_readers_total"), "cut off a second"))),
-    Panel("Ledger: age of what is not written", "The oldest message that is not yet on the disk. Grows when the disk is "
-          "slow or full.", "s", (Target("max(%s)" % series("ledger_lag_seconds"), "oldest"),)),
+    Panel("Ledger: age of what is not written", "The oldest message that is not yet on the disk. Grows when the disk "
+          "is slow or full.", "s", (Target("max(%s)" % series("ledger_lag_seconds"), "oldest"),)),
     Panel("Ledger: commits and failures", "Transactions a second. Any failure is worth a look at the log.", "short",
           (Target(rate("ledger_commits_total"), "commits"), Target(rate("ledger_failures_total"), "failures"),
            Target(total("ledger_unsettled_entries"), "entries kept in memory"))),
@@ -92,11 +114,15 @@ GATEWAY = (
           "refused.", "percentunit",
           (Target("min by (namespace) (%s / %s)" % (series("data_volume_free_bytes"),
                                                      series("data_volume_size_bytes")), "{{namespace}}"),), maximum=1),
+    Panel("Certificate and keys: time left", "Until the certificate of the public port expires, and the first of the "
+          "keys that expire within 30 days. Nothing is shown of what there is not.", "s",
+          (Target("min by (file) (%s) - time()" % series("tls_certificate_expiry_timestamp_seconds"), "{{file}}"),
+           Target("min(%s) - time()" % series("api_key_expiry_timestamp_seconds"), "first key"))),
     Panel("Accounting drift", "llama-server's count of tokens less the ledger's, in the last 24 hours, by replica and "
           "kind. See docs/audit.md.", "short",
           (Target(total("accounting_drift_tokens", "upstream, kind"), "{{upstream}} {{kind}}"),)),
-    Panel("Export: waiting events", "What was settled and not yet told to the export's receiver, and how old the oldest "
-          "is. 0 where no export is configured.", "short",
+    Panel("Export: waiting events", "What was settled and not yet told to the export's receiver, and how old the "
+          "oldest is. 0 where no export is configured.", "short",
           (Target(total("export_pending"), "events"),
            Target("max(%s)" % series("export_oldest_seconds"), "seconds of the oldest"))),
     Panel("Faults and lost spans", "Panics of the gateway, and spans of traces that could not be exported, in the time "
@@ -108,6 +134,6 @@ GATEWAY = (
 SERVICE = Dashboard(
     "service", "llama-gateway / Service",
     "Is it up, how fast does it answer, what fails or is refused, and why.",
-    (Row("Now", WATCH), Row("Requests", REQUESTS), Row("Waiting and speed, as clients see it", WAITS),
-     Row("Tokens", TOKENS), Row("The gateway itself", GATEWAY),
+    (Row("Now", WATCH), Row("Objectives and alerts", OBJECTIVES), Row("Requests", REQUESTS),
+     Row("Waiting and speed, as clients see it", WAITS), Row("Tokens", TOKENS), Row("The gateway itself", GATEWAY),
      Row("GPU " + OPTIONAL % "needs NVIDIA's DCGM exporter", (BUSY,), folded=True)))

@@ -8,8 +8,8 @@ from pathlib import Path
 from overlays import RenderError, folders, parse, render
 
 from . import (  # noqa: F401, each module registers its rules
-    gateway, images, monitoring, network, objects, openshift, probes, references, resources, security, storage, timing,
-    tree)
+    alerts, dashboards, gateway, images, monitoring, network, objects, openshift, probes, references, resources,
+    security, storage, timing, tree)
 from .core import RULES, TREE_RULES, Overlay, run, run_tree
 from .project import Project, ProjectError
 

@@ -1,9 +1,10 @@
-"""Rules about ServiceMonitors and PrometheusRules."""
+"""Rules about ServiceMonitors, and about the expressions of PrometheusRules."""
 import re
 
 from . import promql
 from .core import SERVER, dig, fault, labels_of, matches, name_of, rule
 from .project import Metric
+from .results import result_labels
 from .storage import SECRETS
 
 # Of llama-server's /metrics.
@@ -23,7 +24,8 @@ MISLEADING = {"llamacpp:prompt_tokens_seconds", "llamacpp:predicted_tokens_secon
 EVERYWHERE = {"up"}
 PLATFORM = re.compile(r"kube_\w+|kubelet_volume_\w+|DCGM_\w+")
 LEAF = ("openshift.io/prometheus-rule-evaluation-scope", "leaf-prometheus")
-DOCUMENT = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/blob/main/(docs/[\w./-]+\.md)#([\w-]+)")
+# Labels whose values are all in the text of their metric.
+LISTED = {"by", "kind", "outcome", "period", "phase", "state"}
 
 
 def rules(overlay):
@@ -44,13 +46,52 @@ def parsed(overlay):
             continue
 
 
+class Series:
+    """The series that rules can use: of the gateway, of llama-server, and what the rules of the overlay record."""
+
+    def __init__(self, overlay, project):
+        self.project = project
+        self.recorded = {}
+        for _, _, entry in rules(overlay):
+            if "record" in entry:
+                self.recorded[entry["record"]] = entry
+        self._labels = {}
+
+    def known(self, name):
+        return (name in self.recorded or name in EVERYWHERE or PLATFORM.fullmatch(name) is not None
+                or labels_of_metric(self.project, name) is not None)
+
+    def labels(self, name):
+        """The labels that series of this name can have; None: not known."""
+        if name in EVERYWHERE:
+            return promql.TARGET_LABELS
+        if name not in self.recorded:
+            return labels_of_metric(self.project, name)
+        if name not in self._labels:
+            self._labels[name] = None  # while it is found out: a rule could use what it records itself
+            self._labels[name] = self.of_rule(self.recorded[name])
+        return self._labels[name]
+
+    def of_rule(self, entry):
+        """The labels of what a rule gives; None: not known."""
+        try:
+            found = result_labels(promql.parse(str(entry.get("expr"))), self.labels)
+        except ValueError:
+            return None
+        return None if found is None else found | frozenset(entry.get("labels") or {})
+
+
+def histogram_of(name):
+    """The name of the histogram that a series belongs to, if it is of one."""
+    return re.sub(r"_(bucket|sum|count)$", "", str(name))
+
+
 def labels_of_metric(project, name):
     """The labels of a series of the gateway or of llama-server; None for others."""
     if name in SERVER_METRICS:
         return SERVER_METRICS[name].labels | promql.TARGET_LABELS
-    base = re.sub(r"_(bucket|sum|count)$", "", str(name))
-    histogram = project.metrics.get(base)
-    if base != name and histogram and histogram.kind == "histogram":
+    histogram = project.metrics.get(histogram_of(name))
+    if histogram_of(name) != name and histogram and histogram.kind == "histogram":
         return histogram.labels | promql.TARGET_LABELS | ({"le"} if name.endswith("_bucket") else set())
     plain = project.metrics.get(name)
     return plain.labels | promql.TARGET_LABELS if plain and plain.kind != "histogram" else None
@@ -68,31 +109,69 @@ def promql_parses(overlay, project):
 
 @rule("metric-name")
 def metric_name(overlay, project):
-    """A rule about a metric that nobody exports never fires."""
+    """A rule about a metric that nobody exports or records never fires."""
+    series = Series(overlay, project)
     for thing, path, expression in parsed(overlay):
         for name in sorted({str(selector.metric) for selector in promql.selectors(expression)}):
             if name in MISLEADING:
                 yield fault(thing, path, "%s is an average since the last scrape by anybody" % name,
                             "divide the rates of the two counters that it is made of")
-            elif (labels_of_metric(project, name) is None and name not in EVERYWHERE
-                  and not PLATFORM.fullmatch(name)):
+            elif not series.known(name):
                 yield fault(thing, path, "there is no metric %s" % name,
-                            "docs/metrics.md has those of the gateway; a histogram has _bucket, _sum and _count")
+                            "docs/metrics.md has those of the gateway; a histogram has _bucket, _sum and _count; others "
+                            "are recorded by rules")
 
 
 @rule("metric-label")
 def metric_label(overlay, project):
     """A matcher or a grouping by a label that a metric does not have selects nothing, or loses everything else."""
+    series = Series(overlay, project)
     for thing, path, expression in parsed(overlay):
         wanted = [(selector.labels, {selector.metric}) for selector in promql.selectors(expression)]
         for labels, metrics in wanted + list(promql.groupings(expression)):
-            known = [promql.TARGET_LABELS if name in EVERYWHERE else labels_of_metric(project, name)
-                     for name in metrics]
+            known = [series.labels(name) for name in metrics]
             if None in known:
                 continue  # of the platform, or told by metric-name
             for label in sorted(labels - frozenset().union(*known)):
                 yield fault(thing, path, "%s has no label %s" % (" or ".join(sorted(metrics)), label),
-                            "docs/metrics.md has the labels")
+                            "docs/metrics.md has the labels; of a recorded series, its rule")
+
+
+@rule("metric-value")
+def metric_value(overlay, project):
+    """A matcher of a value that a label never has selects nothing, and so does a bound of a histogram as text."""
+    for thing, path, expression in parsed(overlay):
+        for selector in promql.selectors(expression):
+            name = histogram_of(selector.metric)
+            for label, _, pattern in selector.matchers:
+                values = [value.replace("[.]", ".") for value in pattern.split("|")]
+                if label == "le" and name in project.buckets:
+                    yield from (fault(thing, path, what, hint) for what, hint in _bounds(name, values, project))
+                known = _values(project, name, label)
+                for value in values if known else ():
+                    if re.fullmatch(r"\w+", value) and value not in known:
+                        yield fault(thing, path, "%s never has %s %s" % (name, label, value),
+                                    "docs/metrics.md, or gateway/src/error.rs and gateway/src/ledger/entry.rs, have them")
+
+
+def _bounds(name, values, project):
+    """Prometheus 3 writes each bound with a point, earlier ones as it comes: 30 and 30.0 are two texts."""
+    for value in values:
+        if value == "+Inf":
+            continue
+        if float(value) not in project.buckets[name]:
+            yield "%s has no bucket up to %s" % (name, value), "gateway/src/metrics.rs has its buckets"
+        elif {repr(float(value)), "%g" % float(value)} - set(values):
+            yield "%s is written otherwise by other versions of Prometheus" % value, (
+                'write both: le=~"%g|%s"' % (float(value), repr(float(value)).replace(".", "[.]")))
+
+
+def _values(project, name, label):
+    """The values that a label of a metric can have, where they are known: the texts of metrics list them."""
+    metric = project.metrics.get(name)
+    if metric and label in project.label_values and name != "llama_gateway_tokens_refused_total":
+        return project.label_values[label]
+    return set(re.findall(r"\w+", metric.meaning)) if metric and label in LISTED else None
 
 
 @rule("target-name")
@@ -111,37 +190,17 @@ def target_name(overlay, project):
 
 @rule("rule-scope")
 def rule_scope(overlay, project):
-    """The Prometheus of user projects has only their metrics; those of the platform are in Thanos Ruler."""
+    """The Prometheus of user projects has only their metrics; those of the platform are in Thanos Ruler, and so is what
+    is recorded there."""
+    elsewhere = {entry["record"] for thing, _, entry in rules(overlay)
+                 if "record" in entry and labels_of(thing).get(LEAF[0]) != LEAF[1]}
     for thing, path, expression in parsed(overlay):
         if labels_of(thing).get(LEAF[0]) != LEAF[1]:
             continue
         for selector in promql.selectors(expression):
-            if PLATFORM.fullmatch(str(selector.metric)):
+            if PLATFORM.fullmatch(str(selector.metric)) or str(selector.metric) in elsewhere:
                 yield fault(thing, path, "%s is not there in %s" % (selector.metric, LEAF[1]),
                             "move the rule into a PrometheusRule without the label %s" % LEAF[0])
-
-
-@rule("alert-text")
-def alert_text(overlay, project):
-    """Who is woken up wants to know what is wrong and how bad it is."""
-    for thing, path, entry in rules(overlay):
-        if "alert" in entry:
-            for key in ("summary", "description", "runbook_url"):
-                if not dig(entry, "annotations." + key):
-                    yield fault(thing, path, "has no annotation %s" % key, "add it")
-            if dig(entry, "labels.severity") not in ("critical", "warning", "info"):
-                yield fault(thing, path, "has no severity", "add the label: critical, warning or info")
-
-
-@rule("runbook")
-def runbook(overlay, project):
-    """The link in an alert leads to a heading that exists."""
-    for thing, path, entry in rules(overlay):
-        url = dig(entry, "annotations.runbook_url")
-        match = DOCUMENT.fullmatch(str(url))
-        if url and not (match and match.group(2) in (project.anchors(match.group(1)) or ())):
-            yield fault(thing, path + ".annotations.runbook_url", "%s leads nowhere" % url,
-                        "name a heading: .../blob/main/docs/TROUBLESHOOTING.md#%s" % str(entry.get("alert")).lower())
 
 
 @rule("monitor-file")

@@ -5,7 +5,7 @@ from collections import namedtuple
 from functools import lru_cache
 from pathlib import Path
 
-Metric = namedtuple("Metric", "kind labels")
+Metric = namedtuple("Metric", "kind labels meaning", defaults=("",))
 Setting = namedtuple("Setting", "variable default")
 
 # What must be in the ConfigMap, so that who tunes the server finds it there. The others have defaults that rarely
@@ -56,8 +56,28 @@ class Project:
     @lru_cache(maxsize=None)
     def metrics(self):
         """The gateway's metrics, by name."""
-        found = self.find(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \|", "docs/metrics.md")
-        return {name: Metric(kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in found}
+        found = self.find(r"^\| `(llama_gateway_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", "docs/metrics.md")
+        return {name: Metric(kind, frozenset(re.findall(r"`(\w+)`", labels)), meaning)
+                for name, kind, labels, meaning in found}
+
+    @property
+    @lru_cache(maxsize=None)
+    def buckets(self):
+        """The upper bounds of the gateway's histograms, by name."""
+        file = "gateway/src/metrics.rs"
+        bounds = {name: {float(bound) for bound in re.findall(r"[\d.]+", text)}
+                  for name, text in self.find(r"^const (\w+_BUCKETS): &\[f64\] =\s*&\[([^\]]*)\]", file)}
+        return {"llama_gateway_" + name: bounds[constant] for name, constant in self.find(
+            r"^    (\w+): Histogram(?:Vec)? =\s*[^;]*?buckets\((\w+)\.into", file)}
+
+    @property
+    @lru_cache(maxsize=None)
+    def label_values(self):
+        """The values that labels have which name the same in several metrics: reasons, endings, surfaces."""
+        pattern = r'Self::\w+ => "([a-z_]+)"'
+        reasons = set(self.find(pattern, "gateway/src/error.rs"))
+        return {"reason": reasons, "ending": reasons.union(self.find(pattern, "gateway/src/ledger/entry.rs")),
+                "surface": set(self.find(pattern, "gateway/src/surface/mod.rs"))}
 
     @property
     @lru_cache(maxsize=None)

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::traces::Propagation;
 use crate::upstream::SendError;
 use crate::upstream::client::{Dialer, Link, read};
 
@@ -36,7 +37,7 @@ impl Peer {
 
     fn post(&self, body: &'static str) -> JoinHandle<Result<Response<ReplyBody>, SendError>> {
         let link = Arc::clone(&self.link);
-        tokio::spawn(async move { link.post(PATH, Bytes::from_static(body.as_bytes())).await })
+        tokio::spawn(async move { link.post(PATH, Bytes::from_static(body.as_bytes()), &Propagation::default()).await })
     }
 
     async fn accept(&self) -> TcpStream {

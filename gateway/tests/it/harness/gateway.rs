@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::client::{self, Answer, Conn, Reply};
 use super::engine::parse_metrics;
-use super::process::{memory_kib, mortal, mortal_with_hosts, signal, spawn};
+use super::process::{free_port, memory_kib, mortal, mortal_with_hosts, signal, spawn};
 use super::{eventually, eventually_true};
 
 /// The key of every gateway's admin API.
@@ -23,6 +23,8 @@ pub(crate) struct Gateway {
     data: TempDir,
     upstreams: Vec<String>,
     hosts: Option<PathBuf>,
+    /// The ports that it is told to listen on; 0: any that is free.
+    ports: [u16; 2],
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// A key of the tenant `acme`.
@@ -49,21 +51,33 @@ impl Gateway {
 
     /// The same with `hosts`, `nsswitch.conf` and `resolv.conf` of that folder for those of `/etc`.
     pub(crate) fn launch_with_hosts(upstreams: &[&str], toml: &str, hosts: Option<PathBuf>) -> Self {
+        Self::launch_at([0, 0], upstreams, toml, hosts)
+    }
+
+    /// Starts one that is found at the same addresses after a restart.
+    pub(crate) fn at_fixed_ports(upstream: &str, toml: &str) -> Self {
+        let gateway = Self::launch_at([free_port(), free_port()], &[upstream], toml, None);
+        gateway.wait_ready();
+        gateway
+    }
+
+    fn launch_at(ports: [u16; 2], upstreams: &[&str], toml: &str, hosts: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("config.toml"), toml).unwrap();
         std::fs::write(data.path().join("admin.key"), format!("{ADMIN_KEY}\n")).unwrap();
         let key = create_key(&data, "acme");
         let upstreams = upstreams.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
-        let (child, address, admin) = serve(&data, &upstreams, hosts.as_deref());
-        Self { child: Mutex::new(child), data, upstreams, hosts, address, admin, key }
+        let (child, address, admin) = serve(&data, &upstreams, hosts.as_deref(), ports);
+        Self { child: Mutex::new(child), data, upstreams, hosts, ports, address, admin, key }
     }
 
     /// Starts one on a data directory that another one has left, in front of `upstream`.
     pub(crate) fn on(data: TempDir, upstream: &str) -> Self {
         let key = create_key(&data, "acme");
         let upstreams = vec![upstream.to_owned()];
-        let (child, address, admin) = serve(&data, &upstreams, None);
-        Self { child: Mutex::new(child), data, upstreams, hosts: None, address, admin, key }
+        let ports = [0, 0];
+        let (child, address, admin) = serve(&data, &upstreams, None, ports);
+        Self { child: Mutex::new(child), data, upstreams, hosts: None, ports, address, admin, key }
     }
 
     /// A copy of the files in the data directory, as they lie there.
@@ -79,7 +93,7 @@ impl Gateway {
     /// Starts another one on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         self.kill9();
-        let (child, address, admin) = serve(&self.data, &self.upstreams, self.hosts.as_deref());
+        let (child, address, admin) = serve(&self.data, &self.upstreams, self.hosts.as_deref(), self.ports);
         (self.address, self.admin) = (address, admin);
         *self.child.lock().unwrap() = child;
         self.wait_ready();
@@ -281,14 +295,20 @@ fn command(data: &TempDir, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn serve(data: &TempDir, upstreams: &[String], hosts: Option<&Path>) -> (Child, SocketAddr, SocketAddr) {
+fn serve(
+    data: &TempDir,
+    upstreams: &[String],
+    hosts: Option<&Path>,
+    ports: [u16; 2],
+) -> (Child, SocketAddr, SocketAddr) {
     let announced = data.path().join("serve.json");
     std::fs::remove_file(&announced).ok();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(data.path().join("gateway.log")).unwrap();
     let binary = env!("CARGO_BIN_EXE_llama-gateway");
     let mut command = hosts.map_or_else(|| mortal(binary), |hosts| mortal_with_hosts(binary, hosts));
     command.arg("serve").arg("--config").arg(data.path().join("config.toml"));
-    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let [listen, admin_listen] = ports.map(|port| format!("127.0.0.1:{port}"));
+    command.args(["--listen", &listen, "--admin-listen", &admin_listen]);
     command.arg("--data-dir").arg(data.path());
     command.env("LLAMA_GATEWAY_ADMIN_KEY_FILE", data.path().join("admin.key"));
     for url in upstreams {

@@ -1,0 +1,96 @@
+// "Tenants": what each used today, and what it may still use.
+
+import { explain } from "./api.js";
+import { byId, setText } from "./dom.js";
+import { count, UNKNOWN } from "./format.js";
+import { drawBars, fillHours } from "./plot.js";
+import { filter, Table, tellMore } from "./table.js";
+import { foldUsage, leftOf, midnight, topSeries, usagePath, withLive } from "./usage.js";
+
+/** The ledger is asked that often while the tab is seen. */
+const REFRESH_MS = 30_000;
+
+export class Tenants {
+  #api;
+  #used = [];
+  #live = null;
+  #asked = -Infinity;
+  #wanted = "";
+  #table = new Table("tenants-table", "tenants-empty", ({ tenant }) => tenant, [
+    { head: "Tenant", value: ({ tenant }) => tenant },
+    { head: "Requests", kind: "number", value: ({ requests }) => count(requests) },
+    { head: "Tokens", kind: "number", value: ({ tokens }) => count(tokens) },
+    { head: "Prompt", kind: "number", value: ({ prompt }) => count(prompt) },
+    { head: "Output", kind: "number", value: ({ output }) => count(output) },
+    { head: "Running", kind: "number", value: ({ live }) => count(live?.running ?? 0) },
+    { head: "Waiting", kind: "number", value: ({ live }) => count(live?.waiting ?? 0) },
+    left("Left this minute", (live) => live.tokens_per_minute),
+    left("Left today", (live) => live.day),
+    left("Left this month", (live) => live.month),
+  ]);
+
+  constructor(api) {
+    this.#api = api;
+    filter("tenants-filter", (wanted) => {
+      this.#wanted = wanted;
+      this.#fill();
+    });
+  }
+
+  show(live) {
+    this.#live = live;
+    this.#fill();
+    if (performance.now() - this.#asked > REFRESH_MS) this.#refresh(live.at);
+  }
+
+  async #refresh(at) {
+    this.#asked = performance.now();
+    const start = midnight(at);
+    try {
+      const pages = await Promise.all(["completions", "embeddings"].map((kind) => this.#api.get(usagePath(kind, start))));
+      this.#used = foldUsage(pages, start);
+      setText(byId("usage-problem"), "");
+      setText(byId("usage-day"), `${new Date(start * 1000).toISOString().slice(0, 10)}, UTC`);
+      this.#draw();
+      this.#fill();
+    } catch (error) {
+      setText(byId("usage-problem"), `The use of today cannot be read. ${explain(error)}`);
+    }
+  }
+
+  #draw() {
+    const series = topSeries(this.#used);
+    const tokens = this.#used.reduce((sum, one) => sum + one.tokens, 0);
+    drawBars(byId("usage-plot"), byId("usage-legend"), series, `Tokens by hour, stacked by tenant: ${count(tokens)} today; the table below has the numbers`);
+    fillHours(byId("usage-hours"), series);
+  }
+
+  /** The window is another one: bars are as wide as there is room. */
+  resize() {
+    this.#draw();
+  }
+
+  #fill() {
+    const rows = withLive(this.#used, this.#live?.tenants ?? []);
+    const found = rows.filter(({ tenant }) => tenant.toLowerCase().includes(this.#wanted));
+    const shown = this.#table.show(found);
+    tellMore("tenants-more", shown, found.length, "Filter to see the others.");
+    setText(byId("tenants-empty"), rows.length > 0 ? "No tenant has this in its name." : "No tenant has used anything today.");
+  }
+}
+
+/** A column of what is left of a limit. */
+function left(head, of) {
+  const limit = ({ live }) => live && leftOf(of(live));
+  return {
+    head,
+    kind: "number",
+    value: (row) => {
+      const found = limit(row);
+      if (found) return `${count(Math.floor(found.left))} of ${count(found.most)}`;
+      return row.live ? "no limit" : UNKNOWN;
+    },
+    mark: (row) => (limit(row) ? "" : "quiet"),
+    part: (row) => limit(row)?.part ?? null,
+  };
+}
