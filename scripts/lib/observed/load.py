@@ -75,15 +75,14 @@ policy = "hasty"
 
 
 
-def start(folder, upstream):
+def start(folder, disk, upstream):
     """The gateway that has the load: with TLS, an issuer and an export."""
-    folder.mkdir()
     crt, key = certificate(folder, 365)
     file = folder / "issuer.json"
     file.write_text(SET_OF_KEYS)
     toml = CONFIGURATION + issuer(file) + (
         f'[server]\ntls_certificate = "{crt}"\ntls_key = "{key}"\n[export]\nfile = "{folder / "usage.jsonl"}"\n')
-    return Gateway(folder / "gateway", upstream.url, toml, crt).start()
+    return Gateway(folder / "gateway", disk, upstream.url, toml, crt).start()
 
 
 SURFACES = {

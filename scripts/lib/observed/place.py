@@ -26,8 +26,8 @@ def provokes(*fires, also=()):
 class Place:
     """A namespace of its own, in the Prometheus that all places share."""
 
-    def __init__(self, name, folder, targets, watch):
-        self.namespace, self.folder = name, folder / name
+    def __init__(self, name, folder, disk, targets, watch):
+        self.namespace, self.folder, self.disk = name, folder / name, disk
         self.folder.mkdir()
         self.targets, self.watch = targets, watch
         # By (alert, severity): seconds from its cause to its firing, and what became of it.
@@ -36,7 +36,7 @@ class Place:
 
     def gateway(self, upstream, toml="", **further):
         """A gateway in front of an upstream, that runs and is scraped."""
-        gateway = Gateway(self.folder / "gateway", upstream, toml, **further)
+        gateway = Gateway(self.folder / "gateway", further.pop("disk", self.disk), upstream, toml, **further)
         self.start(gateway)
         return gateway
 

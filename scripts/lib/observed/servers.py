@@ -36,14 +36,15 @@ def variable(name):
 
 
 class Gateway:
-    """A gateway with a data directory of its own. It can be killed and started again."""
+    """A gateway with a data directory of its own on a disk. It can be killed and started again."""
 
-    def __init__(self, folder, upstream, toml="", certificate=None, inside=()):
+    def __init__(self, folder, disk, upstream, toml="", certificate=None, inside=()):
         folder.mkdir(parents=True)
-        self.folder, self.upstream, self.inside = folder, upstream, list(inside)
-        self.certificate = certificate
-        self.data = folder / "data"
-        self.data.mkdir()
+        self.folder, self.upstream, self.certificate = folder, upstream, certificate
+        self.inside = [*disk.inside, *inside]
+        name = folder.parent.name
+        self.data, self.data_outside = disk.folder / name, disk.outside / name
+        self.data_outside.mkdir()
         self.configure(toml)
         (folder / "admin.key").write_text(ADMIN_KEY)
         (folder / "upstream.key").write_text(UPSTREAM_KEY)
@@ -55,7 +56,7 @@ class Gateway:
 
     def start(self):
         """Starts it and waits until it listens."""
-        announced = self.data / "serve.json"
+        announced = self.data_outside / "serve.json"
         command = [*self.inside, binary("llama-gateway", "GATEWAY"), "serve", "--config", self.folder / "config.toml",
                    "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", self.data]
         if self.upstream:  # otherwise its configuration names some
@@ -67,9 +68,8 @@ class Gateway:
 
         def addresses():
             self.process.check()
-            path = Path("/proc", str(self.process.pid), "root", str(announced).lstrip("/"))
             try:
-                return json.loads(path.read_text())
+                return json.loads(announced.read_text())
             except (OSError, ValueError):
                 return None
 
@@ -94,10 +94,6 @@ class Gateway:
     def create_key(self, tenant, **further):
         """A new key, as the admin API tells it."""
         return self.administer("/v1/keys", {"tenant": tenant} | further)
-
-    def inner(self, path):
-        """A path as the gateway sees it, which may have mounts of its own."""
-        return Path("/proc", str(self.process.pid), "root", str(path).lstrip("/"))
 
 
 class Upstream:

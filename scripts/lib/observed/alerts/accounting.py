@@ -1,9 +1,11 @@
 """Alerts on the ledger, its volume, quotas, and what is exported."""
 
 import contextlib
-import sqlite3
+import subprocess
+import sys
 
 from ..client import chat
+from ..disk import Disk
 from ..exporter import Receiver
 from ..place import provokes
 from ..processes import free_port, until
@@ -14,18 +16,24 @@ FULL = [("LlamaGatewayDataVolumeFilling", "critical"), ("LlamaGatewayDataVolumeF
         ("LlamaGatewayLedgerUnhealthy", "critical"), ("LlamaGatewayLedgerFailing", "warning"),
         ("LlamaGatewayLedgerLag", "warning"), ("LlamaGatewayUnsettledEntries", "warning"),
         ("LlamaGatewayUnrecordedRequests", "warning")]
+# One entry of a ledger, as somebody would who repairs a file by hand.
+DELETE = """
+import sqlite3, sys
+ledger = sqlite3.connect(sys.argv[1], timeout=10)
+with ledger:
+    ledger.execute("DELETE FROM entries WHERE request_id IN (SELECT max(request_id) FROM entries)")
+ledger.close()
+"""
 
 
 @provokes(*FULL)
 def full_disk(place):
     """The data directory is on a disk of a few megabytes, which somebody else fills."""
-    data = place.folder / "gateway/data"
-    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=12m tmpfs "$0" && exec "$@"', data]
-    gateway = place.gateway(simulator(place.folder).start().url, '[ledger]\non_failure = "serve"\n', inside=mount)
-    gateway.ready()
+    disk = Disk(place.folder / "disk", "12m")
+    gateway = place.gateway(simulator(place.folder).start().url, '[ledger]\non_failure = "serve"\n', disk=disk).ready()
     client = gateway.client(gateway.create_key("acme")["key"])
     client.ask(CHATS, chat(2))
-    filler = gateway.inner(data / "filler")
+    filler = disk.outside / "filler"
     place.cause()
     with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -70,8 +78,8 @@ def export(place):
 def deleted_entry(place):
     """Somebody deletes an entry before there is a receiver."""
     gateway, port = exporting(place)
-    with contextlib.closing(sqlite3.connect(gateway.data / "ledger.sqlite", timeout=10)) as ledger, ledger:
-        ledger.execute("DELETE FROM entries WHERE request_id IN (SELECT max(request_id) FROM entries)")
+    # Where the disk is: SQLite follows links, and the way from here is one.
+    subprocess.run([*place.disk.inside, sys.executable, "-c", DELETE, gateway.data / "ledger.sqlite"], check=True)
     place.cause()
     with Receiver(port):
         place.fires("LlamaGatewayExportLost")
