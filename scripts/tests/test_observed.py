@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts/lib"))
 import overlays
 from dashboards import read
 from observed import alerts, bounds, durations, load, rules, table  # noqa: F401 # alerts register what they provoke
+from observed.data import Expressions
 from observed.disk import Disk
 from observed.exporter import Exporter, platform_of
 from observed.place import PROVOCATIONS, Place
@@ -32,6 +33,8 @@ from observed.watch import Watch
 
 # Seconds within which what is not there yet must come.
 SHORT = 45
+# What the page of Prometheus shows where there is no data.
+NOTHING = "no data"
 CONSOLE = ROOT / "manifests/consoles/llama-gateway.html"
 OVERLAY = ROOT / "manifests/overlays/openshift-gpt-oss-20b-t4"
 
@@ -127,7 +130,6 @@ class Observed(unittest.TestCase):
         objects = overlays.parse(overlays.render(OVERLAY), OVERLAY.name)
         cls.groups = rules.groups(objects)
         cls.panels = list(read.queries(ROOT, {"namespace": NAMESPACE}))
-        cls.counted = {}
         cls.targets = Targets(cls.folder, objects)
         platform = Exporter(platform_of(NAMESPACE))
         cls.addClassCleanup(platform.end)
@@ -161,13 +163,26 @@ class Observed(unittest.TestCase):
 
     @classmethod
     def drive(cls):
-        """Begins the mixed load, under which llama-server is lost once and comes back."""
+        """Drives the mixed load, under which llama-server is lost once and comes back, until all has been seen."""
         cls.gateway.ready()
-        cls.load = load.Load(cls.gateway)
-        cls.addClassCleanup(cls.load.end)
-        until("streams are answered", lambda: cls.load.answers.get(("stream", 200), 0) > 3)
+        mixed = load.Load(cls.gateway)
+        cls.addClassCleanup(mixed.end)
+        until("streams are answered", lambda: mixed.answers.get(("stream", 200), 0) > 3)
         cls.llama_server.kill()
         cls.llama_server.start()
+        cls.recorded = Expressions({name: name for name in rules.recorded(cls.groups)})
+        cls.shown = Expressions({f"{one.dashboard}, {one.panel}, {one.legend}: {one.expression}":
+                                 durations.scaled_expression(one.expression) for one in cls.panels})
+        with contextlib.suppress(AssertionError):  # what is missing is told by the tests
+            until("all is seen", lambda: cls.all_is_seen(mixed), patience=SHORT, pause=1)
+        mixed.end()
+        cls.answers = mixed.answers
+
+    @classmethod
+    def all_is_seen(cls, mixed):
+        _, cls.page = cls.prometheus.get(f"/consoles/{CONSOLE.name}?namespace={NAMESPACE}")
+        has_data = [one.have_data(cls.prometheus) for one in (cls.recorded, cls.shown)]
+        return all(has_data) and NOTHING not in cls.page and load.EXPECTED <= set(mixed.answers)
 
     def test_every_rule_is_evaluated_without_an_error(self):
         found = until("every rule is evaluated", self.evaluated)
@@ -182,51 +197,33 @@ class Observed(unittest.TestCase):
 
     def test_every_metric_that_a_rule_or_a_panel_uses_exists(self):
         expressions = [rule["expr"] for rule in rules.rules(self.groups)] + [one.expression for one in self.panels]
-        missing = set().union(*map(rules.metrics_of, expressions))
-
-        def none_is_missing():
-            missing.difference_update(self.prometheus.names())
-            return not missing
-
-        with contextlib.suppress(AssertionError):
-            until("all metrics exist", none_is_missing, patience=SHORT)
-        self.nothing(missing, "no such metric")
+        used = set().union(*map(rules.metrics_of, expressions))
+        with contextlib.suppress(AssertionError):  # some come when an alert is provoked
+            until("all metrics exist", lambda: used <= self.prometheus.names(), SHORT)
+        self.nothing(used - self.prometheus.names(), "no such metric")
 
     def test_every_recorded_series_has_data(self):
-        self.check_data({name: name for name in rules.recorded(self.groups)})
+        self.check_data(self.recorded)
 
     def test_every_panel_has_data(self):
-        self.check_data({f"{one.dashboard}, {one.panel}, {one.legend}: {one.expression}":
-                         durations.scaled_expression(one.expression) for one in self.panels})
+        self.check_data(self.shown)
 
     def check_data(self, expressions):
-        """Waits until each has had data since the start, but for those that can have none."""
-        wanted = {name for name in expressions if name not in NO_DATA}
-        series = {}
-
-        def all_have_data():
-            for name in wanted - set(series):
-                if found := self.prometheus.over_time(expressions[name]):
-                    series[name] = len(found)
-            return len(series) == len(wanted)
-
-        with contextlib.suppress(AssertionError):
-            until("all have data", all_have_data, patience=SHORT, pause=1)
-        self.nothing(wanted - set(series), "no data")
-        self.nothing([name for name in set(expressions) & set(NO_DATA) if self.prometheus.over_time(expressions[name])],
-                     "there is data: take it out of NO_DATA")
-        self.counted.update(series)
+        self.nothing(expressions.empty() - set(NO_DATA), "no data")
+        self.nothing(set(expressions.series) & set(NO_DATA), "there is data: take it out of NO_DATA")
 
     def nothing(self, found, what):
         """One line for each thing that was found and must not be there."""
         self.assertFalse(found, "".join(f"\n{what}: {one}" for one in sorted(found, key=str)))
 
+    def test_the_load_was_as_mixed_as_it_says(self):
+        self.nothing(load.EXPECTED - set(self.answers), "nobody was answered so")
+
     def test_the_page_of_prometheus_itself_shows_data(self):
-        status, page = self.prometheus.get(f"/consoles/{CONSOLE.name}?namespace={NAMESPACE}")
-        self.assertEqual(status, 200, page)
-        self.assertIn("</html>", page)
-        sections = re.findall(r'<section data-title="(.*?)".*?</section>', page, re.DOTALL)
+        self.assertIn("</html>", self.page)
+        sections = re.findall(r'<section data-title="(.*?)"(.*?)</section>', self.page, re.DOTALL)
         self.assertGreater(len(sections), 10)
+        self.nothing([title for title, text in sections if NOTHING in text], "no data on the page")
 
     def test_labels_are_bounded_and_nothing_that_a_client_sent_is_in_them(self):
         series = [one for one in self.prometheus.series(f'{{namespace="{NAMESPACE}", job="kimi-k2-gateway"}}')

@@ -95,6 +95,15 @@ SURFACES = {
 }
 
 
+# Whoever is not answered so at least once: (what, status).
+EXPECTED = {
+    ("stream", 200), ("batch", 200), ("crowd", 200), ("crowd", 429), ("hurry", 429), ("rate", 200), ("rate", 429),
+    ("quota", 429), ("too long", 400), ("bad key", 401), ("bad token", 401), ("model", 404), ("path", 404),
+    ("method", 405), ("headers", 200), ("admin", 401), ("left in its stream", True), ("left the queue", True),
+    *((path, 501 if path == "/v1/embeddings" else 200) for path in SURFACES),
+}
+
+
 class Load:
     """Threads that each repeat one thing. Each notes how often it was answered with which status."""
 
