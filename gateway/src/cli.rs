@@ -1,8 +1,9 @@
-//! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `check-config` done.
+//! The command line: arguments in, one of `serve`, `keys`, `tokens`, `usage`, `top`, `check-config` done.
 
 mod audit;
 mod correct;
 mod keys;
+mod top;
 mod usage;
 
 use std::io::Write;
@@ -37,6 +38,8 @@ enum Command {
     Tokens(TokensCommand),
     /// Show what was used
     Usage(UsageArguments),
+    /// Watch what runs and who waits, live
+    Top(top::TopArguments),
     /// Say whether a configuration file is right, and what is wrong where
     CheckConfig {
         /// The configuration file
@@ -64,7 +67,7 @@ struct ServeArguments {
 }
 
 /// Where the data directory is: given, or as the configuration says.
-#[derive(Args)]
+#[derive(Args, Clone, Default)]
 struct DataDirectory {
     /// Configuration file (TOML)
     #[arg(long, value_name = "F")]
@@ -124,6 +127,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             UsageCommand::Correct(what) => correct::correct(what),
             UsageCommand::Check { data } => correct::check(&data),
         },
+        Command::Top(arguments) => top::run(arguments),
         Command::CheckConfig { file } => {
             let config = load(Some(&file), &Overrides::default())?;
             serve::check(&config)?;

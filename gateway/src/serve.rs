@@ -1,9 +1,12 @@
 //! Puts the rooms together, runs them until the gateway is told to stop, and closes them in order.
 
-use std::path::Path;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,7 +124,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     });
     tend_ledger(&app, &tasks, &stop)?;
     let signals = Signals::listen().context("signals cannot be listened to")?;
-    announce(&directory, &public, &admin)?;
+    announce(&app.config, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
     answer(&app, (public, admin), limits, tls).await;
     stop.cancel();
@@ -205,23 +208,57 @@ fn tls(config: &Config) -> anyhow::Result<Option<Tls>> {
     Ok(Some(Tls::load(&server.tls_certificate, &server.tls_key)?))
 }
 
-async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
 }
 
-/// Writes the addresses that were bound into the data directory: port 0 in the configuration means any free one.
-fn announce(directory: &Path, public: &TcpListener, admin: &TcpListener) -> anyhow::Result<()> {
+/// What a running gateway tells in its data directory, for commands on the same machine.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Announced {
+    /// The address that was bound: port 0 in the configuration means any free one.
+    pub listen: SocketAddr,
+    /// The same of the admin listener.
+    pub admin_listen: SocketAddr,
+    /// The file of the admin key; empty: the admin API is off. None is known of a gateway of an older version.
+    #[serde(default)]
+    pub admin_key_file: PathBuf,
+    /// The process.
+    pub pid: u32,
+}
+
+impl Announced {
+    const FILE: &str = "serve.json";
+
+    /// What the gateway that runs on the directory has told, or the last one that did; none: there was no gateway.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn read(directory: &Path) -> anyhow::Result<Option<Self>> {
+        let path = directory.join(Self::FILE);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read
+                .and_then(|text| Ok(Some(serde_json::from_slice(&text)?)))
+                .with_context(|| format!("{} cannot be read", path.display())),
+        }
+    }
+
+    fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        let path = directory.join(Self::FILE);
+        let unfinished = directory.join("serve.json.new");
+        let text = serde_json::to_string(self)?;
+        std::fs::write(&unfinished, format!("{text}\n"))
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .with_context(|| format!("{} cannot be written", path.display()))
+    }
+}
+
+fn announce(config: &Config, public: &TcpListener, admin: &TcpListener) -> anyhow::Result<()> {
     let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
-    let text = serde_json::json!({
-        "listen": listen.to_string(),
-        "admin_listen": admin_listen.to_string(),
-        "pid": std::process::id(),
-    });
-    let path = directory.join("serve.json");
-    let unfinished = directory.join("serve.json.new");
-    std::fs::write(&unfinished, format!("{text}\n"))
-        .and_then(|()| std::fs::rename(&unfinished, &path))
-        .with_context(|| format!("{} cannot be written", path.display()))?;
+    let key_file = &config.admin.key_file;
+    // Others have another working directory.
+    let admin_key_file = std::path::absolute(key_file).unwrap_or_else(|_| key_file.clone());
+    Announced { listen, admin_listen, admin_key_file, pid: std::process::id() }.write(&config.server.data_dir)?;
     tracing::info!(%listen, %admin_listen, "listening");
     Ok(())
 }

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 
 import manifests  # noqa: E402
-from lint import command, core, units  # noqa: E402
+from lint import command, core, monitoring, units  # noqa: E402
 from lint.core import GATEWAY, SERVER  # noqa: E402
 from lint.project import Project, ProjectError, parse_settings  # noqa: E402
 
@@ -1415,6 +1415,18 @@ def a_legend_of_a_label_that_was_summed_up(good):
         asks(document, 'sum by (namespace) (llama_gateway_slots_busy{namespace=~"$namespace"})', "{{upstream}}")
 
 
+@breaks("dashboard-label", INGRESS)
+def a_panel_of_a_label_that_a_rule_does_not_keep(good):
+    with good.dashboard() as document:
+        asks(document, 'llama_gateway:requests:objective{namespace=~"$namespace", surface="chat"}')
+
+
+@breaks("dashboard-value", INGRESS)
+def a_panel_of_a_value_that_the_label_never_has(good):
+    with good.dashboard() as document:
+        asks(document, 'sum(llama_gateway_tokens_total{namespace=~"$namespace", kind="promt"})')
+
+
 @breaks("dashboard-rate", INGRESS)
 def a_rate_of_a_fixed_window(good):
     with good.dashboard() as document:
@@ -1493,8 +1505,8 @@ class BrokenSets(unittest.TestCase):
         for identifier, mutation in TREE_MUTATIONS:
             with self.subTest(rule=identifier, mutation=mutation.__name__), tempfile.TemporaryDirectory() as root:
                 shutil.copytree(ROOT / "manifests", Path(root) / "manifests")
-                (Path(root) / "docs").mkdir()
-                shutil.copy(ROOT / "docs/metrics.md", Path(root) / "docs")
+                for name in ("docs", "gateway"):
+                    (Path(root) / name).symlink_to(ROOT / name)
                 mutation(Path(root) / "manifests")
                 self.assertEqual({identifier}, {fault.rule for fault in core.run_tree(Project(root))})
 
@@ -1670,7 +1682,7 @@ class PeoplesOwnOverlays(unittest.TestCase):
     def in_documents():
         """(name, text) of each whole overlay, and of the patches that make one of another card of it."""
         patches = "namespace: %s\nresources: [../openshift-gpt-oss-20b-t4]\n" % NAMESPACE
-        for page in ("docs/manifests.md", "docs/customisation.md"):
+        for page in ("docs/manifests.md", "docs/customisation.md", "docs/alerts.md"):
             for block in re.findall(r"^```yaml\n(.*?)^```", PROJECT.read(page), re.DOTALL | re.MULTILINE):
                 whole = re.match(r"# manifests/overlays/([\w-]+)/kustomization.yaml\n" + HEAD, block)
                 if whole:
@@ -1701,6 +1713,37 @@ class PeoplesOwnOverlays(unittest.TestCase):
         self.assertEqual({"target-name"}, {fault.rule for fault in core.run(overlay, PROJECT)})
 
 
+class TheTablesOfAlerts(unittest.TestCase):
+    """docs/alerts.md tells of each alert and of each recorded series, and of no other."""
+    entries = [entry for path in sorted((ROOT / "manifests/components/monitoring").glob("*.yaml"))
+               for thing in yaml.safe_load_all(path.read_text()) for group in core.dig(thing, "spec.groups", [])
+               for entry in group["rules"]]
+
+    def test_all_alerts_are_there_with_their_severities(self):
+        severities = {}
+        for entry in self.entries:
+            if "alert" in entry:
+                severities.setdefault(entry["alert"], set()).add(entry["labels"]["severity"])
+        told = re.findall(r"^\| \[(\w+)\]\(TROUBLESHOOTING\.md#\w+\) \| ([\w, ]+) \|", PROJECT.read("docs/alerts.md"),
+                          re.MULTILINE)
+        self.assertEqual(severities, {name: set(text.split(", ")) for name, text in told})
+
+    def test_all_recorded_series_are_there_with_their_labels(self):
+        series = monitoring.Series(GOOD[OPENSHIFT], PROJECT)
+        recorded = {entry["record"]: series.labels(entry["record"]) - {"namespace"}
+                    for entry in self.entries if "record" in entry}
+        told = {}
+        for names, labels in re.findall(r"^\| (`llama_gateway:.*?) \| (.*?) ?\| ", PROJECT.read("docs/alerts.md"),
+                                        re.MULTILINE):
+            first, *others = re.findall(r"`([\w:]+)`", names)
+            told[first] = set(re.findall(r"`(\w+)`", labels))
+            for other in others:  # whole, or what is other: the operation, or its window
+                name = (first.rpartition(":")[0] + other if other.startswith(":") else
+                        other if ":" in other else first[:-len("5m")] + other)
+                told[name] = told[first]
+        self.assertEqual(recorded, told)
+
+
 class WhatTheProjectMustHave(unittest.TestCase):
     def test_a_file_that_is_gone_or_has_another_form_is_an_error_not_an_empty_list(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -1709,7 +1752,8 @@ class WhatTheProjectMustHave(unittest.TestCase):
                 list(core.run(GOOD[OPENSHIFT], project))
             for file, name in (("docs/metrics.md", "metrics"), ("docs/configuration.md", "settings"),
                                ("Cargo.toml", "version"), ("gateway/src/server/drain.rs", "last_words"),
-                               ("server-image/entrypoint.sh", "parameters"),
+                               ("server-image/entrypoint.sh", "parameters"), ("gateway/src/metrics.rs", "buckets"),
+                               ("gateway/src/error.rs", "label_values"),
                                ("server-image/model-fetcher/src/parameters.rs", "fetcher_parameters")):
                 (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
                 (Path(folder) / file).write_text("another form\n")

@@ -43,7 +43,7 @@ def variables(dashboard):
 
 def choice(name, label, query):
     """A variable of which all values are chosen at first; also of series that have no such label."""
-    return {"name": name, "label": label, "type": "query", "datasource": DATASOURCE, "definition": query,
+    return {"name": name, "label": label, "type": "query", "datasource": DATASOURCE,
             "query": {"query": query, "refId": name}, "refresh": 2, "sort": 1, "regex": "", "hide": 0, "multi": False,
             "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}}
 

@@ -5,21 +5,20 @@ Each rule is about one dashboard, wherever it is: in a ConfigMap of an overlay, 
 """
 import json
 from collections import Counter, namedtuple
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
 import promql_parser
-import yaml
 
 from dashboards import read
+from overlays import parse
 
 from . import promql
-from .core import dig, fault, labels_of, rule, tree_rule
-from .monitoring import MISLEADING, PLATFORM, labels_of_metric
+from .core import Overlay, dig, fault, labels_of, rule, tree_rule
+from .monitoring import MISLEADING, PLATFORM, Series, labels_of_metric, wrong_values
 from .results import result_labels
 
-# kind: grafana, console or page. `document` is its JSON, None of a page or where it cannot be read.
-Dashboard = namedtuple("Dashboard", "kind document queries error size")
 Query = namedtuple("Query", "panel text expression legend optional")
 
 KINDS = {"grafana_dashboard": "grafana", "console.openshift.io/dashboard": "console"}
@@ -41,24 +40,36 @@ LARGEST = 200_000
 CHECKS = {}
 
 
+@dataclass(frozen=True, eq=False)
+class Dashboard:
+    """What was read: its JSON (None of a page) and its queries, or an error. `kind`: grafana, console or page."""
+
+    kind: str
+    document: dict
+    queries: list
+    error: str
+    size: int
+
+
 def dashboard_rule(identifier):
-    """Registers f(dashboard, project, recorded), which yields (path, what, hint); `recorded` are names of rules."""
+    """Registers f(dashboard, project, known), which yields (path, what, hint); `known` is what rules record."""
     def register(function):
         def of_overlay(overlay, project):
-            known = recorded(overlay.of("PrometheusRule"))
             for thing, path, dashboard in of_config_maps(overlay.of("ConfigMap")):
-                for place, what, hint in function(dashboard, project, known):
+                for place, what, hint in CHECKS[identifier](dashboard, project, recorded(overlay, project)):
                     yield fault(thing, "%s %s" % (path, place), what, hint)
         of_overlay.__doc__ = function.__doc__
-        CHECKS[identifier] = function
+        # Overlays have the same dashboards, which are large: each is looked at once.
+        CHECKS[identifier] = lru_cache(maxsize=64)(lambda *about: list(function(*about)))
         return rule(identifier)(of_overlay)
     return register
 
 
-def recorded(things):
-    """The names that PrometheusRules record."""
-    return {entry["record"] for thing in things for group in dig(thing, "spec.groups", [])
-            for entry in group.get("rules") or [] if "record" in entry}
+@lru_cache(maxsize=1)
+def recorded(overlay, project):
+    """(name, labels) of what the rules of an overlay record."""
+    series = Series(overlay, project)
+    return frozenset((name, series.labels(name)) for name in series.recorded)
 
 
 def of_config_maps(things):
@@ -106,9 +117,9 @@ def shown(dashboard):
 @tree_rule("dashboard-file")
 def dashboard_file(project):
     """Those for OpenShift's console and for Prometheus are in no overlay: they are held against the rules as files."""
-    known = set()
-    for path in sorted((project.root / "manifests/components/monitoring").glob("*.yaml")):
-        known |= recorded(thing for thing in yaml.safe_load_all(path.read_text(encoding="utf-8")) if thing)
+    files = sorted((project.root / "manifests/components/monitoring").glob("*prometheusrule*.yaml"))
+    rules = Overlay("rules", [thing for file in files for thing in parse(file.read_text(encoding="utf-8"), file)])
+    known = recorded(rules, project)
     for name, dashboard in of_files(project.root):
         for identifier, check in CHECKS.items():
             for place, what, hint in check(dashboard, project, known):
@@ -185,6 +196,7 @@ def dashboard_query(dashboard, project, known):
 @dashboard_rule("dashboard-metric")
 def dashboard_metric(dashboard, project, known):
     """A figure about a metric that nobody exports is empty."""
+    names = {name for name, _ in known} | set(ALERTS)
     for query in parsed(dashboard):
         for name in sorted({str(selector.metric) for selector in promql.selectors(query.expression)}):
             place = "panel %r" % query.panel
@@ -195,7 +207,7 @@ def dashboard_metric(dashboard, project, known):
                 if not query.optional:
                     yield (place, "%s is of an exporter that a cluster may not have" % name,
                            "move the panel to a folded row whose title has the word optional")
-            elif name not in known and name not in ALERTS and labels_of_metric(project, name) is None:
+            elif name not in names and labels_of_metric(project, name) is None:
                 yield (place, "there is no metric %s" % name,
                        "docs/metrics.md has those of the gateway; a recorded one needs the component monitoring")
 
@@ -203,8 +215,10 @@ def dashboard_metric(dashboard, project, known):
 @dashboard_rule("dashboard-label")
 def dashboard_label(dashboard, project, known):
     """A matcher, a grouping or a legend by a label that is not there selects nothing, or leaves a gap."""
+    others = dict(known, **ALERTS)
+
     def labels_of_series(name):
-        return ALERTS.get(name) or labels_of_metric(project, name)
+        return others[name] if name in others else labels_of_metric(project, name)
 
     for query in parsed(dashboard):
         place = "panel %r" % query.panel
@@ -218,6 +232,14 @@ def dashboard_label(dashboard, project, known):
         kept = result_labels(query.expression, labels_of_series)
         for label in sorted(read.labels_of_legend(query.legend) - kept) if kept is not None else []:
             yield place, "nothing is left of the label %s, which is shown" % label, "keep it: by (%s)" % label
+
+
+@dashboard_rule("dashboard-value")
+def dashboard_value(dashboard, project, known):
+    """A matcher of a value that a label never has selects nothing."""
+    for query in parsed(dashboard):
+        for what, hint in wrong_values(query.expression, project):
+            yield "panel %r" % query.panel, what, hint
 
 
 @dashboard_rule("dashboard-rate")

@@ -141,17 +141,23 @@ def metric_label(overlay, project):
 def metric_value(overlay, project):
     """A matcher of a value that a label never has selects nothing, and so does a bound of a histogram as text."""
     for thing, path, expression in parsed(overlay):
-        for selector in promql.selectors(expression):
-            name = histogram_of(selector.metric)
-            for label, _, pattern in selector.matchers:
-                values = [value.replace("[.]", ".") for value in pattern.split("|")]
-                if label == "le" and name in project.buckets:
-                    yield from (fault(thing, path, what, hint) for what, hint in _bounds(name, values, project))
-                known = _values(project, name, label)
-                for value in values if known else ():
-                    if re.fullmatch(r"\w+", value) and value not in known:
-                        yield fault(thing, path, "%s never has %s %s" % (name, label, value),
-                                    "docs/metrics.md, or gateway/src/error.rs and gateway/src/ledger/entry.rs, have them")
+        for what, hint in wrong_values(expression, project):
+            yield fault(thing, path, what, hint)
+
+
+def wrong_values(expression, project):
+    """(what, hint) for each value that a matcher looks for in vain."""
+    for selector in promql.selectors(expression):
+        name = histogram_of(selector.metric)
+        for label, _, pattern in selector.matchers:
+            values = [value.replace("[.]", ".") for value in pattern.split("|")]
+            if label == "le" and name in project.buckets:
+                yield from _bounds(name, values, project)
+            known = _values(project, name, label)
+            for value in values if known else ():
+                if re.fullmatch(r"\w+", value) and value not in known:
+                    yield ("%s never has %s %s" % (name, label, value),
+                           "docs/metrics.md, or gateway/src/error.rs and gateway/src/ledger/entry.rs, have them")
 
 
 def _bounds(name, values, project):

@@ -1,5 +1,6 @@
 """Reads PromQL: which metrics an expression uses, and which labels it expects of them."""
 from collections import namedtuple
+from functools import lru_cache
 
 import promql_parser as promql
 
@@ -9,8 +10,9 @@ TARGET_LABELS = frozenset({"job", "instance", "namespace", "pod", "service", "en
 Selector = namedtuple("Selector", "metric labels exact matchers")
 
 
+@lru_cache(maxsize=4096)
 def parse(text):
-    """The expression; ValueError says where it is wrong."""
+    """The expression; ValueError says where it is wrong. Many rules look at the same ones."""
     return promql.parse(text)
 
 

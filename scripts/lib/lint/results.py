@@ -39,15 +39,26 @@ def _of_call(call, of_metric):
         return None
     if call.func.name in ("absent", "absent_over_time"):
         return frozenset(next(promql.selectors(call)).exact)
-    if not any(True for _ in promql.selectors(call)) or call.func.name in ("scalar", "vector"):
+    series = [argument for argument in call.args if _is_of_series(argument)]
+    if not series or call.func.name in ("scalar", "vector"):
         return frozenset()
-    inner = next(result_labels(argument, of_metric) for argument in call.args
-                 if any(True for _ in promql.selectors(argument)))
+    inner = result_labels(series[0], of_metric)
     return inner - {"le"} if inner and call.func.name == "histogram_quantile" else inner
 
 
+def _is_of_series(expression):
+    """Whether it is made of series, not of numbers alone."""
+    if isinstance(expression, parser.BinaryExpr):
+        return _is_of_series(expression.lhs) or _is_of_series(expression.rhs)
+    if isinstance(expression, parser.Call):
+        return any(_is_of_series(argument) for argument in expression.args)
+    if isinstance(expression, (parser.ParenExpr, parser.UnaryExpr)):
+        return _is_of_series(expression.expr)
+    return not isinstance(expression, (parser.NumberLiteral, parser.StringLiteral))
+
+
 def _of_operation(expression, of_metric):
-    sides = [side for side in (expression.lhs, expression.rhs) if any(True for _ in promql.selectors(side))]
+    sides = [side for side in (expression.lhs, expression.rhs) if _is_of_series(side)]
     labels = [result_labels(side, of_metric) for side in sides]
     operator, modifier = str(expression.op), expression.modifier
     if len(labels) < 2 or operator in ("and", "unless"):

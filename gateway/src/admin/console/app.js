@@ -44,6 +44,7 @@ class Session {
 
   open(name) {
     this.#open = name;
+    this.#views[name].opened?.();
     this.#show();
     this.resize();
   }
@@ -72,7 +73,6 @@ class Session {
 
   #tell() {
     setText(byId("banner"), bannerOf(this.#live, this.#lost));
-    setAttribute(byId("console"), "class", this.#lost ? "stale" : null);
     if (!this.#live) return;
     const { at, gateway } = this.#live;
     setText(byId("about"), `version ${gateway.version}, up ${duration(at - gateway.started)}`);

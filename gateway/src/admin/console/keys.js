@@ -10,16 +10,17 @@ const MARKS = { valid: "good", expired: "warn", revoked: "bad" };
 
 export class Keys {
   #api;
-  #keys = [];
+  #keys = null;
   #now = 0;
   #asked = -Infinity;
   #wanted = "";
+  #creating = false;
   #table = new Table("keys-table", "keys-empty", ({ id }) => id, [
     { head: "Key id", kind: "code", value: ({ id }) => id },
-    { head: "Tenant", value: ({ tenant }) => tenant },
-    { head: "Label", value: ({ label }) => label || UNKNOWN, under: scopeOf },
+    { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
+    { head: "Label", kind: "text", value: ({ label }) => label || UNKNOWN, under: scopeOf },
     { head: "State", value: ({ state }) => state, mark: ({ state }) => `badge ${MARKS[state] ?? "quiet"}`, under: (key) => this.#aboutState(key) },
-    { head: "Policy", value: ({ policy }) => policy ?? UNKNOWN },
+    { head: "Policy", kind: "text", value: ({ policy }) => policy ?? UNKNOWN },
     { head: "Expires", value: ({ expires }) => (expires ? moment(parseTime(expires)) : "never") },
     {
       head: "Last used",
@@ -47,10 +48,18 @@ export class Keys {
     if (performance.now() - this.#asked > REFRESH_MS) this.#refresh();
   }
 
+  /** The tab is opened: what it shows is to be of now. */
+  opened() {
+    this.#asked = -Infinity;
+  }
+
   async #refresh() {
-    this.#asked = performance.now();
+    const asked = performance.now();
+    this.#asked = asked;
     try {
       const { data } = await this.#api.get("/v1/keys");
+      // A later question has a later answer.
+      if (asked !== this.#asked) return;
       this.#keys = data.sort(newestFirst);
       setText(byId("keys-problem"), "");
       this.#fill();
@@ -60,11 +69,11 @@ export class Keys {
   }
 
   #fill() {
+    if (!this.#keys) return;
     const matches = (key) => [key.id, key.tenant, key.label, key.state, key.policy ?? ""].some((text) => text.toLowerCase().includes(this.#wanted));
     const found = this.#keys.filter(matches);
-    const shown = this.#table.show(found);
+    const shown = this.#table.show(found, this.#keys.length > 0 ? "No key has this in it." : "There is no key.");
     tellMore("keys-more", shown, found.length, "Filter to see the others.");
-    setText(byId("keys-empty"), this.#keys.length > 0 ? "No key has this in it." : "There is no key.");
   }
 
   #aboutState({ declared, state, previous_until: until }) {
@@ -101,8 +110,9 @@ export class Keys {
     const problem = byId("create-problem");
     setText(problem, "");
     for (const field of form.elements) field.removeAttribute("aria-invalid");
-    const submit = form.querySelector("[type=submit]");
-    submit.disabled = true;
+    // Its button is not disabled meanwhile: it would lose the focus.
+    if (this.#creating) return;
+    this.#creating = true;
     try {
       const made = await this.#api.post("/v1/keys", body);
       form.reset();
@@ -116,7 +126,7 @@ export class Keys {
         field.focus();
       }
     } finally {
-      submit.disabled = false;
+      this.#creating = false;
     }
   }
 

@@ -20,7 +20,7 @@ export class Now {
   #points = [];
   #plot = new LinePlot(byId("speed-plot"), { seconds: KEPT_SECONDS, gap: GAP_SECONDS });
   #running = new Table("running", "running-empty", ({ request_id: id }) => id, [
-    { head: "Tenant", value: ({ tenant }) => tenant },
+    { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Key", kind: "code", value: ({ key_id: id }) => id },
     { head: "Surface", value: ({ surface }) => surface },
     { head: "Phase", value: ({ phase }) => phase, mark: ({ phase }) => `badge ${phase === "decode" ? "good" : "quiet"}` },
@@ -39,12 +39,12 @@ export class Now {
       value: ({ age_seconds: age }) => duration(age),
       title: ({ queue_wait_seconds: wait }) => `${duration(wait)} of it in the queue`,
     },
-    { head: "Upstream", value: ({ upstream }) => upstream ?? "" },
+    { head: "Upstream", kind: "code", value: ({ upstream }) => upstream ?? "" },
     { head: "Request", kind: "code", value: ({ request_id: id }) => id },
   ]);
   #queue = new Table("queue", "queue-empty", ({ request_id: id }) => id, [
     { head: "Position", kind: "number", value: ({ position }) => count(position) },
-    { head: "Tenant", value: ({ tenant }) => tenant },
+    { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Class", value: (one) => one.class },
     { head: "Waited", kind: "number", value: ({ waited_seconds: time }) => duration(time) },
     { head: "Expected", kind: "number", value: ({ expected_wait_seconds: time }) => duration(time) },
@@ -63,13 +63,13 @@ export class Now {
   show(live) {
     this.#tiles(live);
     this.#drawSpeed(live);
-    const running = this.#running.show(live.running);
+    const running = this.#running.show(live.running, "Nothing is running.");
     tellMore("running-more", running, live.running_total, "The others are younger.");
     setText(byId("drain"), live.waiting_total > 0 ? duration(live.queue.drain_seconds) : "nothing to drain");
     for (const name of ["interactive", "standard", "batch"]) {
       setText(byId(`wait-${name}`), duration(live.queue.expected_wait_seconds[name] ?? null));
     }
-    const waiting = this.#queue.show(live.waiting);
+    const waiting = this.#queue.show(live.waiting, "Nobody waits.");
     tellMore("queue-more", waiting, live.waiting_total, "The others are behind them.");
   }
 

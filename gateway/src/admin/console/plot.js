@@ -1,7 +1,7 @@
 // Plots in SVG. What they show stands beside them in text or in a table, too.
 
 import { element, setAttribute, setText, shape } from "./dom.js";
-import { compact, count, rate } from "./format.js";
+import { compact, count } from "./format.js";
 
 const LEFT = 46;
 const RIGHT = 10;
@@ -73,12 +73,14 @@ export class LinePlot {
     this.#drawn = wanted;
     setAttribute(this.#svg, "viewBox", `0 0 ${width} ${HEIGHT}`);
     const minutes = this.#seconds / 60;
-    const times = Array.from({ length: minutes + 1 }, (_, at) => {
-      const label = at === minutes ? "now" : `−${minutes - at} min`;
-      const end = at === 0 ? "start" : at === minutes ? "end" : "middle";
-      return text(place(at, [0, minutes], [LEFT, width - RIGHT]), HEIGHT - 5, label, end);
+    const every = width < 420 ? 2 : 1;
+    const times = Array.from({ length: Math.floor(minutes / every) + 1 }, (_, at) => {
+      const passed = at * every;
+      const anchor = passed === 0 ? "end" : passed === minutes ? "start" : "middle";
+      const label = passed === 0 ? "now" : `−${passed} min`;
+      return text(place(minutes - passed, [0, minutes], [LEFT, width - RIGHT]), HEIGHT - 5, label, anchor);
     });
-    this.#grid.replaceChildren(...rules(marks, width, y, rate), ...times);
+    this.#grid.replaceChildren(...rules(marks, width, y, compact), ...times);
   }
 }
 
@@ -123,11 +125,16 @@ export function drawBars(box, legend, series, label) {
     if (hour % every === 0) svg.append(text(left, HEIGHT - 5, `${clock(hour)}`, "start"));
     svg.append(...stack(series, hour, y).map(({ from, to, name, value, kind }) =>
       shape("rect", { class: `bar-of ${kind}`, x: (left + 1).toFixed(1), width: Math.max(1, step - 2).toFixed(1), y: to.toFixed(1), height: (from - to).toFixed(1) },
-        shape("title", {}, `${clock(hour)}, ${name}: ${count(value)} tokens`))));
+        shape("title", {}, `${clock(hour)}, ${isolated(name)}: ${count(value)} tokens`))));
   }
   box.replaceChildren(svg);
   legend.replaceChildren(...series.map((one, at) =>
     element("li", {}, element("span", { class: `key ${colour(one, at)}` }), element("bdi", {}, one.name))));
+}
+
+/** A name that may be written from right to left, within a sentence. */
+function isolated(name) {
+  return `\u2068${name}\u2069`;
 }
 
 /** The bars of one hour from the ground up, with a gap of a pixel between them where there is room. */

@@ -5,11 +5,13 @@ import { byId, element, setAttribute, setText } from "./dom.js";
 
 /** More rows than people read; a filter shows the others. */
 const MOST_ROWS = 200;
+/** Characters of a text that is probably cut where it is shown. */
+const LONG_TEXT = 60;
 
 /**
- * A column is `{head, value(item)}`, and may have `kind` ("text", "number", "code"), `under(item)`: a line below,
- * `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the value, `title(item)`, or instead of all these
- * `controls(key)`: `{node, update(item)}`.
+ * A column is `{head, value(item)}`, and may have `kind` ("text": what somebody wrote, "word", "number", "code"),
+ * `under(item)`: a line below, `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the value, `title(item)`; or
+ * instead of all these `controls(key, cell)`: `{node, update(item)}`.
  */
 export class Table {
   #table;
@@ -20,7 +22,7 @@ export class Table {
   #keyOf;
   #rows = new Map();
 
-  /** Fills the table `id`; `id-empty` is shown in its place while nothing is there. */
+  /** Fills the table `id`; what stands in `emptyId` is shown in its place while nothing is there. */
   constructor(id, emptyId, keyOf, columns) {
     this.#table = byId(id);
     this.#scroll = this.#table.parentElement;
@@ -28,7 +30,7 @@ export class Table {
     this.#columns = columns;
     this.#keyOf = keyOf;
     const heads = columns.map(({ head, kind }) =>
-      element("th", { scope: "col", role: "columnheader", class: kind ?? "text" }, head));
+      element("th", { scope: "col", role: "columnheader", class: kind ?? "word" }, head));
     this.#table.append(
       element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...heads)),
       this.#body,
@@ -37,8 +39,8 @@ export class Table {
     this.#scroll.setAttribute("aria-label", this.#table.caption.textContent);
   }
 
-  /** Shows these items, in this order; gives how many of them are shown. */
-  show(items) {
+  /** Shows these items, in this order, or says what there is instead; gives how many of them are shown. */
+  show(items, otherwise) {
     const shown = items.slice(0, MOST_ROWS);
     this.#keepOnly(new Set(shown.map(this.#keyOf)));
     let place = this.#body.firstElementChild;
@@ -49,6 +51,7 @@ export class Table {
       if (row.node === place) place = place.nextElementSibling;
       else this.#body.insertBefore(row.node, place);
     }
+    setText(this.#empty, otherwise);
     this.#empty.hidden = shown.length > 0;
     this.#scroll.hidden = shown.length === 0;
     // Whoever has no mouse scrolls by the keyboard, where there is anything to scroll.
@@ -78,7 +81,7 @@ export class Table {
 }
 
 function cellOf(column, isFirst, key) {
-  const attributes = { class: column.kind ?? "text", "data-head": column.head };
+  const attributes = { class: column.kind ?? "word", "data-head": column.head };
   const node = isFirst
     ? element("th", { scope: "row", role: "rowheader", ...attributes })
     : element("td", { role: "cell", ...attributes });
@@ -87,12 +90,14 @@ function cellOf(column, isFirst, key) {
     node.append(controls.node);
     return { node, update: controls.update };
   }
-  const value = node.appendChild(element(column.kind === "code" ? "code" : "span"));
+  const value = node.appendChild(element(column.kind === "code" ? "code" : "span", column.kind === "text" ? { dir: "auto" } : {}));
   const under = column.under && node.appendChild(element("span", { class: "under" }));
   const bar = column.part && element("span");
   if (bar) node.append(element("span", { class: "bar", "aria-hidden": "true" }, bar));
   const update = (item) => {
-    setText(value, column.value(item));
+    const text = column.value(item);
+    setText(value, text);
+    if (column.kind === "text") setAttribute(value, "title", text.length > LONG_TEXT ? text : null);
     if (column.mark) setAttribute(value, "class", column.mark(item));
     if (column.title) setAttribute(value, "title", column.title(item));
     if (under) setText(under, column.under(item));

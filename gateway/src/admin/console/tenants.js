@@ -12,12 +12,12 @@ const REFRESH_MS = 30_000;
 
 export class Tenants {
   #api;
-  #used = [];
+  #used = null;
   #live = null;
   #asked = -Infinity;
   #wanted = "";
   #table = new Table("tenants-table", "tenants-empty", ({ tenant }) => tenant, [
-    { head: "Tenant", value: ({ tenant }) => tenant },
+    { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Requests", kind: "number", value: ({ requests }) => count(requests) },
     { head: "Tokens", kind: "number", value: ({ tokens }) => count(tokens) },
     { head: "Prompt", kind: "number", value: ({ prompt }) => count(prompt) },
@@ -43,6 +43,11 @@ export class Tenants {
     if (performance.now() - this.#asked > REFRESH_MS) this.#refresh(live.at);
   }
 
+  /** The tab is opened: what it shows is to be of now. */
+  opened() {
+    this.#asked = -Infinity;
+  }
+
   async #refresh(at) {
     this.#asked = performance.now();
     const start = midnight(at);
@@ -59,6 +64,7 @@ export class Tenants {
   }
 
   #draw() {
+    if (!this.#used) return;
     const series = topSeries(this.#used);
     const tokens = this.#used.reduce((sum, one) => sum + one.tokens, 0);
     drawBars(byId("usage-plot"), byId("usage-legend"), series, `Tokens by hour, stacked by tenant: ${count(tokens)} today; the table below has the numbers`);
@@ -71,11 +77,11 @@ export class Tenants {
   }
 
   #fill() {
-    const rows = withLive(this.#used, this.#live?.tenants ?? []);
+    if (!this.#used) return;
+    const rows = withLive(this.#used, this.#live.tenants);
     const found = rows.filter(({ tenant }) => tenant.toLowerCase().includes(this.#wanted));
-    const shown = this.#table.show(found);
+    const shown = this.#table.show(found, rows.length > 0 ? "No tenant has this in its name." : "No tenant has used anything today.");
     tellMore("tenants-more", shown, found.length, "Filter to see the others.");
-    setText(byId("tenants-empty"), rows.length > 0 ? "No tenant has this in its name." : "No tenant has used anything today.");
   }
 }
 

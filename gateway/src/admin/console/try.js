@@ -39,17 +39,13 @@ export class Try {
     const tally = new Tally(performance.now());
     try {
       await this.#read(tally, key, chatBody(prompt, Number(tokens)));
-      setText(byId("try-state"), endOf(tally));
-      if (tally.error) fail(`${tally.error.message} (${tally.error.code ?? tally.error.type})`);
-      else if (!tally.finished) fail("The answer broke off; hint: the gateway's log tells why.");
+      if (tally.error) this.#end(tally, "Failed.", `${tally.error.message} (${tally.error.code ?? tally.error.type})`);
+      else if (!tally.finished) this.#end(tally, "Failed.", "The answer broke off; hint: the gateway's log tells why.");
+      else this.#end(tally, tally.finishReason === "length" ? "Complete: max tokens were reached." : "Complete.", "");
     } catch (error) {
-      const stopped = this.#running.signal.aborted;
-      setText(byId("try-state"), stopped ? "Stopped." : error instanceof Refused ? "Refused." : "Failed.");
-      if (!stopped) fail(error instanceof TypeError ? "The connection to the gateway was lost." : explain(error));
-    } finally {
-      tally.position = null;
-      show(tally);
-      this.#end();
+      if (this.#running.signal.aborted) this.#end(tally, "Stopped.", "");
+      else if (error instanceof Refused) this.#end(tally, "Refused.", explain(error));
+      else this.#end(tally, "Failed.", "The connection to the gateway was lost; hint: is the port-forward still running?");
     }
   }
 
@@ -64,7 +60,11 @@ export class Try {
     show(new Tally(0));
   }
 
-  #end() {
+  #end(tally, state, problem) {
+    tally.position = null;
+    show(tally);
+    setText(byId("try-state"), state);
+    setText(byId("try-problem"), problem);
     const stopHadFocus = document.activeElement === byId("try-stop");
     this.#running = null;
     byId("try-send").disabled = false;
@@ -100,15 +100,6 @@ function headerText(key) {
   return /^[\x21-\x7e]+$/.test(key) ? key : "not-a-key";
 }
 
-function fail(text) {
-  setText(byId("try-problem"), text);
-}
-
-function endOf({ error, finished, finishReason }) {
-  if (error || !finished) return "Failed.";
-  return finishReason === "length" ? "Complete: max tokens were reached." : "Complete.";
-}
-
 function show(tally) {
   const { thoughts, text, position, expectedWait, ttft, tokens, promptTokens, tokensPerSecond } = tally;
   byId("try-thoughts").hidden = thoughts === "";
@@ -121,7 +112,7 @@ function show(tally) {
   setText(byId("try-position"), count(position));
   setText(byId("try-wait"), expectedWait === null || position === null ? "while waiting" : `about ${duration(expectedWait)} to wait`);
   if (position !== null) setText(byId("try-state"), "Waiting for a slot.");
-  else if (ttft !== null && byId("try-answer").ariaBusy === "true") setText(byId("try-state"), "Answering.");
+  else if (ttft !== null) setText(byId("try-state"), "Answering.");
 }
 
 /** Adds what is new, so that text which somebody has selected stays selected. */

@@ -9,7 +9,7 @@ export class Upstreams {
   #table = new Table("upstreams-table", "upstreams-empty", ({ address }) => address, [
     { head: "Address", kind: "code", value: ({ address }) => address },
     { head: "State", value: ({ state }) => state, mark: ({ state }) => `badge ${MARKS[state] ?? "quiet"}` },
-    { head: "Model", value: ({ model }) => model ?? "–", under: aboutModel },
+    { head: "Model", kind: "text", value: ({ model }) => model ?? "–", under: aboutModel },
     {
       head: "Slots",
       kind: "number",
@@ -18,11 +18,11 @@ export class Upstreams {
     },
     { head: "Foreign", kind: "number", value: ({ foreign_requests: foreign }) => count(foreign) },
     { head: "Restarts", kind: "number", value: ({ restarts }) => count(restarts) },
-    { head: "Problem", value: ({ problem }) => problem ?? "none" },
+    { head: "Problem", kind: "text", value: ({ problem }) => problem ?? "none" },
   ]);
 
   show({ upstreams }) {
-    this.#table.show(upstreams);
+    this.#table.show(upstreams, "No llama-server is known.");
   }
 }
 
