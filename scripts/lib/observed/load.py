@@ -86,7 +86,7 @@ def start(folder, disk, upstream):
 
 
 SURFACES = {
-    "/v1/chat/completions": chat(12),
+    "/v1/chat/completions": chat(8),
     "/v1/completions": {"model": "test-model", "prompt": "Rivers are", "max_tokens": 8},
     "/v1/responses": {"model": "test-model", "input": "Rivers?", "max_output_tokens": 8},
     "/v1/messages": {"model": "test-model", "messages": [{"role": "user", "content": "Rivers?"}], "max_tokens": 8},
@@ -113,7 +113,7 @@ class Load:
         self.answers, self._lock, self._over = {}, threading.Lock(), threading.Event()
         jobs = [(self.streams, 0.1), (self.streams, 0.1), (self.pieces, 0.1), (self.pieces, 0.1), (self.batches, 0.1),
                 (self.leaves_in_stream, 0.2), (self.leaves_the_queue, 0.2), (self.refused, 1),
-                (self.crowds, 2), (self.crowds, 2), (self.crowds, 2), (self.hurries, 2)]
+                (self.crowds, 8), (self.crowds, 8), (self.crowds, 8), (self.hurries, 8)]
         self._threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in jobs]
         for thread in self._threads:
             thread.start()
@@ -125,7 +125,7 @@ class Load:
             thread.join()
 
     def _repeat(self, job, pause):
-        """Who is refused often waits longer, or the alerts on refusals would be right to fire."""
+        """Who is refused often pauses longer, or the alert on a full queue would be right to fire."""
         for number in itertools.count():
             job(number)
             if self._over.wait(pause):
@@ -144,7 +144,7 @@ class Load:
 
     def streams(self, number):
         """Different prompts and the same ones, so that some are cached."""
-        body = chat(16, stream=True)
+        body = chat(8, stream=True)
         body["messages"][0]["content"] += f" {number % 3}"
         self._ask("stream", self._client("acme"), "/v1/chat/completions", body)
 
@@ -153,7 +153,7 @@ class Load:
         self._ask(path, self._client("acme"), path, SURFACES[path])
 
     def batches(self, number):
-        self._ask("batch", self._client("globex"), "/v1/chat/completions", chat(24, stream=True))
+        self._ask("batch", self._client("globex"), "/v1/chat/completions", chat(12, stream=True))
 
     def leaves_in_stream(self, number):
         left = self._client("globex").leave("/v1/chat/completions", chat(200, stream=True), b"data:")

@@ -94,13 +94,13 @@ def foreign(place):
 
 @provokes(("LlamaGatewayLookupsFailing", "warning"))
 def unknown_name(place):
-    """One of two llama-servers is not found by its name, until the name is known."""
+    """One of two names of a llama-server is not found, until it is known."""
     upstream = simulator(place.folder).start().ready()
     hosts, order = place.folder / "hosts", place.folder / "nsswitch.conf"
     hosts.write_text("127.0.0.1 localhost\n")
     order.write_text("hosts: files\n")
     mounts = f'mount --bind "{hosts}" /etc/hosts && mount --bind "{order}" /etc/nsswitch.conf && exec "$@"'
-    toml = f'[upstream]\nurls = ["{upstream.url}", "dns://nobody:1"]\nresolve_interval = "1s"\n'
+    toml = f'[upstream]\nurls = ["{upstream.url}", "dns://nobody:{upstream.port}"]\nresolve_interval = "1s"\n'
     place.cause()
     place.gateway(None, toml, inside=["unshare", "--mount", "sh", "-c", mounts, "sh"]).ready()
     place.fires("LlamaGatewayLookupsFailing")
