@@ -1,6 +1,6 @@
 // "Now": what runs, who waits, and how fast it goes.
 
-import { byId, setAttribute, setText } from "./dom.js";
+import { byId, element, setAttribute, setText } from "./dom.js";
 import { count, duration, plural, rate, speed } from "./format.js";
 import { LinePlot } from "./plot.js";
 import { Table, tellMore } from "./table.js";
@@ -18,6 +18,7 @@ const READINESS = {
 
 export class Now {
   #points = [];
+  #waits = new Map();
   #plot = new LinePlot(byId("speed-plot"), { seconds: KEPT_SECONDS, gap: GAP_SECONDS });
   #running = new Table("running", "running-empty", ({ request_id: id }) => id, [
     { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
@@ -66,9 +67,7 @@ export class Now {
     const running = this.#running.show(live.running, "Nothing is running.");
     tellMore("running-more", running, live.running_total, "The others are younger.");
     setText(byId("drain"), live.waiting_total > 0 ? duration(live.queue.drain_seconds) : "nothing to drain");
-    for (const name of ["interactive", "standard", "batch"]) {
-      setText(byId(`wait-${name}`), duration(live.queue.expected_wait_seconds[name] ?? null));
-    }
+    for (const [name, wait] of Object.entries(live.queue.expected_wait_seconds)) this.#showWait(name, wait);
     const waiting = this.#queue.show(live.waiting, "Nobody waits.");
     tellMore("queue-more", waiting, live.waiting_total, "The others are behind them.");
   }
@@ -86,6 +85,16 @@ export class Now {
     setText(byId("tile-readiness"), word);
     setAttribute(byId("tile-readiness"), "class", `value is-${mark}`);
     setText(byId("note-readiness"), `up ${duration(at - gateway.started)}, ${plural(gateway.open_connections, "connection")}`);
+  }
+
+  /** What a class has to wait. The classes are configured, and stay as long as the gateway runs. */
+  #showWait(name, wait) {
+    if (!this.#waits.has(name)) {
+      const value = element("dd");
+      byId("waits").append(element("div", {}, element("dt", {}, `Expected wait, ${name}`), value));
+      this.#waits.set(name, value);
+    }
+    setText(this.#waits.get(name), wait === 0 ? "none" : duration(wait));
   }
 
   #drawSpeed(live) {

@@ -9,8 +9,8 @@ const MOST_ROWS = 200;
 const LONG_TEXT = 60;
 
 /**
- * A column is `{head, value(item)}`, and may have `kind` ("text": what somebody wrote, "word", "number", "code"),
- * `under(item)`: a line below, `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the value, `title(item)`; or
+ * A column is `{head, value(item)}`, and may have `kind` ("text": what somebody wrote, "prose": the same, never cut, "word",
+ * "number", "code"), `under(item)`: a line below, `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the value, `title(item)`; or
  * instead of all these `controls(key, cell)`: `{node, update(item)}`.
  */
 export class Table {

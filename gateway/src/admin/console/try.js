@@ -51,8 +51,10 @@ export class Try {
 
   #begin() {
     this.#running = new AbortController();
-    byId("try-send").disabled = true;
     byId("try-stop").disabled = false;
+    // A button that is disabled loses the focus to nothing.
+    if (document.activeElement === byId("try-send")) byId("try-stop").focus();
+    byId("try-send").disabled = true;
     byId("try-answer").ariaBusy = "true";
     setText(byId("try-problem"), "");
     setText(byId("try-id"), "");
@@ -65,12 +67,11 @@ export class Try {
     show(tally);
     setText(byId("try-state"), state);
     setText(byId("try-problem"), problem);
-    const stopHadFocus = document.activeElement === byId("try-stop");
     this.#running = null;
     byId("try-send").disabled = false;
+    if (document.activeElement === byId("try-stop")) byId("try-send").focus();
     byId("try-stop").disabled = true;
     byId("try-answer").ariaBusy = "false";
-    if (stopHadFocus) byId("try-send").focus();
   }
 
   async #read(tally, key, body) {
@@ -110,9 +111,15 @@ function show(tally) {
   setText(byId("try-prompt-tokens"), promptTokens === null ? "generated" : `generated; ${count(promptTokens)} of the prompt`);
   setText(byId("try-speed"), rate(tokensPerSecond));
   setText(byId("try-position"), count(position));
-  setText(byId("try-wait"), expectedWait === null || position === null ? "while waiting" : `about ${duration(expectedWait)} to wait`);
+  setText(byId("try-wait"), position === null ? "while waiting" : waitOf(expectedWait));
   if (position !== null) setText(byId("try-state"), "Waiting for a slot.");
   else if (ttft !== null) setText(byId("try-state"), "Answering.");
+}
+
+/** Whole seconds come from the gateway. */
+function waitOf(seconds) {
+  if (seconds === null) return "the wait is not known";
+  return seconds === 0 ? "less than a second to wait" : `about ${duration(seconds)} to wait`;
 }
 
 /** Adds what is new, so that text which somebody has selected stays selected. */
