@@ -14,6 +14,7 @@ const READINESS = {
   loading: ["loading", "warn"],
   wedged: ["wedged", "bad"],
   unreachable: ["unreachable", "bad"],
+  draining: ["draining", "warn"],
 };
 
 export class Now {
@@ -24,7 +25,11 @@ export class Now {
     { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Key", kind: "code", value: ({ key_id: id }) => id },
     { head: "Surface", value: ({ surface }) => surface },
-    { head: "Phase", value: ({ phase }) => phase, mark: ({ phase }) => `badge ${phase === "decode" ? "good" : "quiet"}` },
+    {
+      head: "Phase",
+      value: ({ phase }) => phase,
+      mark: ({ phase }) => `badge ${phase === "decode" ? "good" : "quiet"}`,
+    },
     {
       head: "Prompt",
       kind: "number",
@@ -81,10 +86,11 @@ export class Now {
     setText(byId("note-waiting"), waiting > 0 ? `${duration(queue.drain_seconds)} to drain` : "the queue is empty");
     setText(byId("tile-speed"), rate(speedOf(live)));
     setText(byId("note-speed"), `of ${plural(live.running.filter(isGenerating).length, "stream")}`);
-    const [word, mark] = gateway.draining ? ["draining", "warn"] : READINESS[gateway.readiness] ?? [gateway.readiness, "quiet"];
+    const [word, mark] = READINESS[gateway.draining ? "draining" : gateway.readiness] ?? [gateway.readiness, "quiet"];
     setText(byId("tile-readiness"), word);
     setAttribute(byId("tile-readiness"), "class", `value is-${mark}`);
-    setText(byId("note-readiness"), `up ${duration(at - gateway.started)}, ${plural(gateway.open_connections, "connection")}`);
+    const connections = plural(gateway.open_connections, "connection");
+    setText(byId("note-readiness"), `up ${duration(at - gateway.started)}, ${connections}`);
   }
 
   /** What a class has to wait. The classes are configured, and stay as long as the gateway runs. */
@@ -98,8 +104,9 @@ export class Now {
   }
 
   #drawSpeed(live) {
-    const most = Math.max(...this.#points.map(({ value }) => value));
-    this.#plot.show(this.#points, live.at, `Tokens a second in the last 5 minutes: ${rate(speedOf(live))} now, ${rate(most)} at most`);
+    const [now, most] = [speedOf(live), Math.max(...this.#points.map(({ value }) => value))];
+    const label = `Tokens a second in the last 5 minutes: ${rate(now)} now, ${rate(most)} at most`;
+    this.#plot.show(this.#points, live.at, label);
   }
 }
 

@@ -31,7 +31,9 @@ export class Try {
     const missing = fields.find((field) => field.value.trim() === "" || !field.validity.valid);
     for (const field of fields) setAttribute(field, "aria-invalid", field === missing ? "true" : null);
     if (missing) {
-      setText(byId("try-problem"), missing.id === "try-tokens" ? "Max tokens is a whole number from 1 on." : "An API key and a prompt are needed.");
+      const isNumber = missing.id === "try-tokens";
+      const needed = isNumber ? "Max tokens is a whole number from 1 on." : "An API key and a prompt are needed.";
+      setText(byId("try-problem"), needed);
       missing.focus();
       return;
     }
@@ -45,7 +47,7 @@ export class Try {
     } catch (error) {
       if (this.#running.signal.aborted) this.#end(tally, "Stopped.", "");
       else if (error instanceof Refused) this.#end(tally, "Refused.", explain(error));
-      else this.#end(tally, "Failed.", "The connection to the gateway was lost; hint: is the port-forward still running?");
+      else this.#end(tally, "Failed.", "The connection was lost; hint: is the port-forward still running?");
     }
   }
 
@@ -108,7 +110,8 @@ function show(tally) {
   append(byId("try-text"), text);
   setText(byId("try-ttft"), duration(ttft));
   setText(byId("try-count"), count(tokens));
-  setText(byId("try-prompt-tokens"), promptTokens === null ? "generated" : `generated; ${count(promptTokens)} of the prompt`);
+  const ofPrompt = promptTokens === null ? "" : `; ${count(promptTokens)} of the prompt`;
+  setText(byId("try-prompt-tokens"), `generated${ofPrompt}`);
   setText(byId("try-speed"), rate(tokensPerSecond));
   setText(byId("try-position"), count(position));
   setText(byId("try-wait"), position === null ? "while waiting" : waitOf(expectedWait));
