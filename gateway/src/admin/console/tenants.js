@@ -9,6 +9,8 @@ import { foldUsage, leftOf, midnight, topSeries, usagePath, withLive } from "./u
 
 /** The ledger is asked that often while the tab is seen. */
 const REFRESH_MS = 30_000;
+/** And after so long where it gave no answer. */
+const AGAIN_MS = 5000;
 
 export class Tenants {
   #api;
@@ -60,6 +62,7 @@ export class Tenants {
       this.#draw();
       this.#fill();
     } catch (error) {
+      this.#asked = performance.now() - REFRESH_MS + AGAIN_MS;
       setText(byId("usage-problem"), `The use of today cannot be read. ${explain(error)}`);
     }
   }
