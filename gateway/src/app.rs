@@ -19,13 +19,14 @@ use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::retries::Retries;
 use crate::roster::Roster;
-use crate::server::{Counts, Drain};
+use crate::server::{Counts, Drain, Tls};
 use crate::stream::{Ended, ended};
 use crate::surface::fields::Bounds;
 use crate::surface::models;
 use crate::traces::{Trace, Traces};
 use crate::upstream::{Readiness, Upstream};
 use crate::usage::Reads;
+use crate::volume::Volume;
 
 /// The name in the ledger for the model of a llama-server that has not told its own yet.
 const UNKNOWN_MODEL: &str = "unknown";
@@ -70,6 +71,10 @@ pub struct App {
     pub drain: Drain,
     /// What the public listener counts.
     pub counts: Arc<Counts>,
+    /// The certificate of the public listener, if it has one.
+    pub tls: Option<Tls>,
+    /// Where the data directory lies.
+    pub volume: Volume,
     /// When the gateway was started.
     pub started: Timestamp,
 }

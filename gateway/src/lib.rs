@@ -1,7 +1,8 @@
 //! llama-gateway: an authenticating, metering, OpenAI-compatible gateway in front of `llama-server`.
 //!
 //! The groups of modules stand so that a module calls only those of its own group and of groups below it. There are two
-//! exceptions: `server` lends its `Client` and `Drain` to those below, and the ledger names the `Surface` of a request.
+//! exceptions: `server` lends its `Client`, `Drain`, `Counts` and `Tls` to those below, and the ledger names the
+//! `Surface` of a request.
 //! `docs/life-of-a-request.md` walks through the modules in the order in which a request meets them.
 
 pub mod cli;
@@ -48,3 +49,4 @@ pub mod panics;
 pub mod parameters;
 pub mod prices;
 mod table;
+pub mod volume;

@@ -1,7 +1,7 @@
 //! What Prometheus sees. Each metric's doc comment is its help text.
 //!
 //! Labels come only from fixed or configured sets: surfaces, endings, reasons, replicas, tenants that have a key or are
-//! named by the token of a configured issuer, models that are served. Nothing that a client sends becomes a label.
+//! named by the token of a configured issuer, models that are served, the keys that expire next. Nothing that a client sends becomes a label.
 
 #[cfg(test)]
 mod document;
@@ -9,7 +9,7 @@ mod document;
 use std::ops::Sub;
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::core::{Atomic, GenericCounter};
+use prometheus::core::{Atomic, GenericCounter, MetricVec};
 use prometheus::{
     Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -65,6 +65,10 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Always 1: tells by its label which version runs.
+    build_info: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["version"]);
+    /// When the gateway was started, in seconds since 1970.
+    start_time_seconds: Gauge = |opts| Gauge::with_opts(opts);
     /// Requests that are over, by API surface and by how they ended; not those that had no valid key.
     requests_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["surface", "ending"]);
     /// Requests that were refused or failed, by reason, those without a surface included.
@@ -97,6 +101,8 @@ metrics! {
     token_bucket_drift: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
     /// Tokens of the tenant's settled requests that arrived in this day or month (UTC), where it has a quota.
     quota_used_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "period"]);
+    /// Tokens that the tenant may use in this day or month (UTC), where it has a quota.
+    quota_limit_tokens: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant", "period"]);
     /// Prompts whose tokens were counted before admission, by how: exact (llama-server was asked), cached (it had been
     /// asked before), estimate (from the size, because it could not be asked or did not answer in time).
     prompt_counts_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["by"]);
@@ -111,6 +117,12 @@ metrics! {
     /// Requests that asked for a slot, by tenant, class and what came of it: dispatched, full, too_long, too_wide,
     /// expired, left.
     queue_tickets_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["tenant", "class", "outcome"]);
+    /// Work of the requests that wait, in units of cost; divided by service_rate, the seconds that it will take. Not of
+    /// requests that need more slots than any ready replica has.
+    queue_backlog: Gauge = |opts| Gauge::with_opts(opts);
+    /// How long a request of a tenant with nothing waiting would probably wait if it came now, in seconds, by class. No
+    /// series while nothing is known of how fast replicas work, or none is ready.
+    queue_expected_wait_seconds: GaugeVec = |opts| GaugeVec::new(opts, &["class"]);
     /// How long a dispatched request waited, divided by what was predicted when it entered the queue.
     queue_wait_ratio: Histogram = |opts| Histogram::with_opts(HistogramOpts::from(opts).buckets(RATIO_BUCKETS.into()));
     /// Work that was done for each tenant, in units of cost: one prompt token that is not cached is one unit.
@@ -126,6 +138,8 @@ metrics! {
     service_rate: Gauge = |opts| Gauge::with_opts(opts);
     /// What an output token costs, in prompt tokens, by llama-server's timings.
     output_token_cost: Gauge = |opts| Gauge::with_opts(opts);
+    /// Slots that the tenant's requests hold now, of all replicas; 0 for one that held some before.
+    tenant_slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["tenant"]);
     /// Slots in use by this gateway, by replica.
     slots_busy: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
     /// Slots that the replica announced, 0 while it is not ready.
@@ -136,6 +150,8 @@ metrics! {
     upstream_state: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream", "state"]);
     /// Requests that the replica works on, or keeps waiting, and that did not come through this gateway.
     upstream_foreign_requests: IntGaugeVec = |opts| IntGaugeVec::new(opts, &["upstream"]);
+    /// How often the replica was started anew since it was first ready.
+    upstream_restarts_total: IntCounterVec = |opts| IntCounterVec::new(opts, &["upstream"]);
     /// Look-ups of dns:// names that gave no address.
     upstream_lookup_failures_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Time to first token (TTFT) as the client sees it: from the request's arrival, in seconds.
@@ -157,6 +173,15 @@ metrics! {
     slow_readers_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Whether the file of declared keys could be used when it was looked at last: 1 or 0. Without such a file: 1.
     declared_keys_healthy: IntGauge = |opts| IntGauge::with_opts(opts);
+    /// When an API key expires, in seconds since 1970: of keys that are not revoked and expire within 30 days, or have
+    /// expired within one. At most 1,000 keys: those whose time is the next, then those whose time was the last.
+    api_key_expiry_timestamp_seconds: GaugeVec = |opts| GaugeVec::new(opts, &["tenant", "key_id"]);
+    /// When the certificate that clients are shown expires, in seconds since 1970, by its file. No series without TLS.
+    tls_certificate_expiry_timestamp_seconds: GaugeVec = |opts| GaugeVec::new(opts, &["file"]);
+    /// Size of the file system that holds the data directory. No series while it does not answer.
+    data_volume_size_bytes: IntGaugeVec = |opts| IntGaugeVec::new(opts, &[]);
+    /// What is free of it for who is not root. No series while it does not answer.
+    data_volume_free_bytes: IntGaugeVec = |opts| IntGaugeVec::new(opts, &[]);
     /// Faults of the gateway (panics) that each ended a request or a task; the log says where they are.
     panics_total: IntCounter = |opts| IntCounter::with_opts(opts);
     /// Open client connections on the public listener.
@@ -199,18 +224,31 @@ metrics! {
 
 impl Metrics {
     /// Lets `refresh` set what mirrors the state of other rooms, then renders, one scrape after the other. The series of
-    /// replicas begin empty each time, so that none stays of one that is forgotten.
+    /// what may go begin empty each time, so that none stays of a replica that is forgotten or a key that was revoked.
     ///
     /// # Errors
     /// When a metric cannot be encoded.
     pub fn scrape(&self, refresh: impl FnOnce(&Self)) -> Result<String, Error> {
         let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
-        for series in [&self.slots_busy, &self.slots_total, &self.upstream_ready, &self.upstream_foreign_requests] {
-            series.reset();
-        }
-        self.upstream_state.reset();
+        self.forget();
         refresh(self);
         self.render()
+    }
+
+    fn forget(&self) {
+        let of_replicas = [
+            &self.slots_busy,
+            &self.slots_total,
+            &self.upstream_ready,
+            &self.upstream_state,
+            &self.upstream_foreign_requests,
+        ];
+        of_replicas.into_iter().for_each(MetricVec::reset);
+        self.upstream_restarts_total.reset();
+        self.queue_expected_wait_seconds.reset();
+        self.api_key_expiry_timestamp_seconds.reset();
+        self.tls_certificate_expiry_timestamp_seconds.reset();
+        [&self.data_volume_size_bytes, &self.data_volume_free_bytes].into_iter().for_each(MetricVec::reset);
     }
 
     fn render(&self) -> Result<String, Error> {
@@ -233,6 +271,29 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_gone_leaves_no_series() {
+        let metrics = Metrics::new().unwrap();
+        let shown = |refresh: fn(&Metrics)| {
+            let text = metrics.scrape(refresh).unwrap();
+            text.lines()
+                .filter(|line| line.contains("{") && !line.contains("{le="))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let all = shown(|metrics| {
+            metrics.upstream_state.with_label_values(&["r:1", "ready"]).set(1);
+            metrics.upstream_restarts_total.with_label_values(&["r:1"]).inc_by(2);
+            metrics.queue_expected_wait_seconds.with_label_values(&["batch"]).set(1.0);
+            metrics.api_key_expiry_timestamp_seconds.with_label_values(&["acme", "k"]).set(1e9);
+            metrics.tls_certificate_expiry_timestamp_seconds.with_label_values(&["f"]).set(1e9);
+            metrics.data_volume_free_bytes.with_label_values::<&str>(&[]).set(1);
+        });
+        assert_eq!(all.len(), 5, "{all:?}");
+        assert_eq!(shown(|_| ()), [""; 0]);
+        assert!(!metrics.render().unwrap().contains("data_volume_free_bytes"));
+    }
 
     #[test]
     fn doc_comments_are_the_help_texts() {

@@ -33,6 +33,7 @@ use crate::surface::fields::Bounds;
 use crate::traces::Traces;
 use crate::upstream::Upstream;
 use crate::usage::Reads;
+use crate::volume::Volume;
 use crate::{admin, panics, routes};
 
 /// Requests that may be live at once: those that wait, those that run, and those whose row is being written. Beyond
@@ -114,6 +115,8 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
         traces,
         metrics,
         counts: Arc::default(),
+        tls,
+        volume: Volume::of(&directory),
         started: clock.now(),
         drain: drain.clone(),
         config,
@@ -126,7 +129,7 @@ pub async fn serve(config: Config, clock: Clock) -> anyhow::Result<()> {
     let signals = Signals::listen().context("signals cannot be listened to")?;
     announce(&app.config, &public, &admin)?;
     tasks.spawn(stop.clone().run_until_cancelled_owned(signals.drain(drain.clone(), grace)));
-    answer(&app, (public, admin), limits, tls).await;
+    answer(&app, (public, admin), limits).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -154,11 +157,11 @@ fn tend_ledger(app: &App, tasks: &TaskTracker, stop: &CancellationToken) -> anyh
 }
 
 /// Answers on both listeners, until the drain is over.
-async fn answer(app: &Arc<App>, (public, admin): (TcpListener, TcpListener), limits: Limits, tls: Option<Tls>) {
+async fn answer(app: &Arc<App>, (public, admin): (TcpListener, TcpListener), limits: Limits) {
     // Health and metrics are answered until the last stream is over.
     let admin_drain = Drain::new();
     let public_server = async {
-        let options = Options { limits, tls, counts: app.counts.clone() };
+        let options = Options { limits, tls: app.tls.clone(), counts: app.counts.clone() };
         server::serve(public, routes::routes(app.clone()), options, app.drain.clone()).await;
         admin_drain.advance(Phase::Over);
     };

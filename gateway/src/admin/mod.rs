@@ -10,29 +10,27 @@ mod gate;
 mod keys;
 pub mod live;
 mod pages;
+mod scrape;
 mod usage;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 
 use crate::app::App;
 use crate::error::{Reason, Rejection};
-use crate::metrics::{Metrics, raise};
-use crate::upstream::State as ReplicaState;
 
 /// The routes of the admin listener.
 pub fn routes(app: Arc<App>) -> Router {
     let open = console::files()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics));
+        .route("/metrics", get(scrape::metrics));
     let guarded = Router::new()
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::get).patch(keys::change))
@@ -77,43 +75,4 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         Ok(()) => (StatusCode::OK, "ready\n").into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
-}
-
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    match app.metrics.scrape(|metrics| refresh(&app, metrics)) {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
-/// Gauges that mirror the state of a room are read when somebody asks.
-fn refresh(app: &App, metrics: &Metrics) {
-    app.queue.observe();
-    for replica in app.upstream.snapshot() {
-        let ready = replica.state == ReplicaState::Ready;
-        for state in ReplicaState::ALL {
-            let is = metrics.upstream_state.with_label_values(&[&*replica.address, state.label()]);
-            is.set(i64::from(state == replica.state));
-        }
-        metrics.upstream_foreign_requests.with_label_values(&[&*replica.address]).set(i64::from(replica.foreign));
-        metrics.upstream_ready.with_label_values(&[&*replica.address]).set(i64::from(ready));
-        let total = replica.facts.filter(|_| ready).map_or(0, |facts| facts.total_slots);
-        metrics.slots_total.with_label_values(&[&*replica.address]).set(i64::from(total));
-        let load = app.queue.load().into_iter().find(|load| load.replica == replica.id);
-        let busy = load.map_or(0, |load| load.in_flight);
-        metrics.slots_busy.with_label_values(&[&*replica.address]).set(i64::from(busy));
-    }
-    app.limits.observe(metrics);
-    raise(&metrics.upstream_lookup_failures_total, app.upstream.failed_lookups());
-    metrics.declared_keys_healthy.set(i64::from(app.authenticator.declared_is_healthy()));
-    let health = app.ledger.health();
-    metrics.ledger_lag_seconds.set(health.lag.as_secs_f64());
-    metrics.ledger_healthy.set(i64::from(health.healthy));
-    metrics.open_connections.set(app.counts.open.load(Ordering::Relaxed) as i64);
-    raise(&metrics.ledger_commits_total, health.commits);
-    raise(&metrics.ledger_failures_total, health.failures);
-    raise(&metrics.ledger_unrecorded_requests_total, health.unrecorded);
-    metrics.ledger_unsettled_entries.set(health.unsettled as i64);
-    raise(&metrics.framing_refused_total, app.counts.refused.load(Ordering::Relaxed));
-    raise(&metrics.slow_readers_total, app.counts.stalled.load(Ordering::Relaxed));
 }

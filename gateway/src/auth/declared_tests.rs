@@ -71,6 +71,8 @@ fn a_key_can_be_used_as_long_as_it_is_declared() {
     let caller = ask(&authenticator, &one).unwrap();
     assert_eq!((&*caller.tenant, caller.policy.as_deref(), &*caller.key_id), ("acme", Some("gold"), one.key_id()));
     assert_eq!(caller.scope.models, ["kimi"]);
+    let expiring = || authenticator.expiring("2030-01-15T00:00:00Z".parse().unwrap());
+    assert_eq!(expiring().iter().map(|(_, caller)| &*caller.key_id).collect::<Vec<_>>(), [one.key_id()]);
     assert_eq!(ask(&authenticator, &other).unwrap_err(), "Incorrect API key.");
 
     mount.swap(&format!("{first}{second}"));
@@ -84,7 +86,7 @@ fn a_key_can_be_used_as_long_as_it_is_declared() {
     mount.swap(&second);
     authenticator.look(false).unwrap();
     assert_eq!(ask(&authenticator, &one).unwrap_err(), "Incorrect API key.");
-    assert!(ask(&authenticator, &other).is_ok());
+    assert!(ask(&authenticator, &other).is_ok() && expiring().is_empty());
 }
 
 #[test]

@@ -139,6 +139,11 @@ impl Authenticator {
         self.declared.as_ref().map(DeclaredFile::keys).unwrap_or_default()
     }
 
+    /// The keys that expire soon or did so lately, and when; each with the tenant whose it is.
+    pub fn expiring(&self, now: Timestamp) -> Vec<(Timestamp, Arc<Caller>)> {
+        self.roster.expiring(now)
+    }
+
     /// Whether the file of declared keys, if there is one, could be used when it was looked at last.
     pub fn declared_is_healthy(&self) -> bool {
         self.declared.as_ref().is_none_or(DeclaredFile::is_healthy)

@@ -1,11 +1,11 @@
 //! The keys in memory: what a request is checked against.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::{PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,12 @@ use super::key::{self, KeyHash, KeyId};
 use super::last_used::Use;
 use super::{Caller, incorrect, invalid};
 use crate::error::Rejection;
+
+/// How long before its expiry a key is among those that expire, and how long after it.
+const EXPIRING_WITHIN: SignedDuration = SignedDuration::from_hours(30 * 24);
+const EXPIRED_SINCE: SignedDuration = SignedDuration::from_hours(24);
+/// How many of them are told of: each is a series of a metric.
+const MAX_EXPIRING: usize = 1000;
 
 /// Tells the requests of a key that the key was revoked and that they are to end. Clones share one state.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +65,11 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// When it is refused by itself, unless it is refused anyway.
+    fn expiry(&self) -> Option<Timestamp> {
+        self.expires.filter(|_| !self.revoked)
+    }
+
     /// The caller, if `hash` is that of the key and the key is valid.
     fn check(&self, hash: &KeyHash, now: Timestamp) -> Result<Arc<Caller>, Rejection> {
         let is_current = bool::from(hash.ct_eq(&self.hash));
@@ -80,11 +91,36 @@ impl Record {
     }
 }
 
+/// The keys of `keys.sqlite`.
+#[derive(Default)]
+struct Stored {
+    records: HashMap<KeyId, Record>,
+    /// Those that expire and are not revoked, by when: of many thousands, few are asked for.
+    expiring: BTreeSet<(Timestamp, KeyId)>,
+}
+
+impl Stored {
+    fn put(&mut self, key_id: KeyId, record: Record) {
+        let expiry = record.expiry();
+        let before = self.records.insert(key_id, record).as_ref().and_then(Record::expiry);
+        if let Some(before) = before {
+            self.expiring.remove(&(before, key_id));
+        }
+        self.expiring.extend(expiry.map(|expiry| (expiry, key_id)));
+    }
+
+    fn of(records: Vec<Record>) -> Self {
+        let mut stored = Self::default();
+        by_id(records).for_each(|(key_id, record)| stored.put(key_id, record));
+        stored
+    }
+}
+
 /// All keys. Those of `keys.sqlite` are changed in place, one by one; those that are declared come from a file as a
 /// whole.
 #[derive(Default)]
 pub(super) struct Roster {
-    stored: RwLock<HashMap<KeyId, Record>>,
+    stored: RwLock<Stored>,
     declared: ArcSwap<HashMap<KeyId, Record>>,
 }
 
@@ -103,7 +139,7 @@ impl Roster {
     pub(super) fn find<T>(&self, key_id: &str, look: impl FnOnce(&Record) -> T) -> Option<T> {
         let key_id = key::id(key_id)?;
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = stored.get(&key_id) {
+        if let Some(record) = stored.records.get(&key_id) {
             return Some(look(record));
         }
         drop(stored);
@@ -113,24 +149,43 @@ impl Roster {
     /// Whether a key of this id is stored.
     pub(super) fn is_stored(&self, key_id: &str) -> bool {
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        key::id(key_id).is_some_and(|key_id| stored.contains_key(&key_id))
+        key::id(key_id).is_some_and(|key_id| stored.records.contains_key(&key_id))
     }
 
     /// Puts stored keys there, or in the place of what they were.
     pub(super) fn put(&self, records: Vec<Record>) {
         let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
-        stored.extend(by_id(records));
+        by_id(records).for_each(|(key_id, record)| stored.put(key_id, record));
     }
 
     /// Puts stored keys in the place of all that were stored.
     pub(super) fn replace(&self, records: Vec<Record>) {
-        let records = by_id(records).collect();
-        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = records;
+        let stored = Stored::of(records);
+        *self.stored.write().unwrap_or_else(PoisonError::into_inner) = stored;
     }
 
     /// Puts declared keys in the place of those that were declared.
     pub(super) fn declare(&self, records: Vec<Record>) {
         self.declared.store(Arc::new(by_id(records).collect()));
+    }
+
+    /// The keys that expire soon or did so lately, and when: those whose time is the next, then those whose time was the
+    /// last. Not those that are revoked, and [`MAX_EXPIRING`] at most.
+    pub(super) fn expiring(&self, now: Timestamp) -> Vec<(Timestamp, Arc<Caller>)> {
+        let first = now.checked_sub(EXPIRED_SINCE).unwrap_or(Timestamp::MIN);
+        let last = now.checked_add(EXPIRING_WITHIN).unwrap_or(Timestamp::MAX);
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        let coming = stored.expiring.range((now, KeyId::default())..=(last, [u8::MAX; _])).take(MAX_EXPIRING);
+        let gone = stored.expiring.range((first, KeyId::default())..(now, KeyId::default())).rev().take(MAX_EXPIRING);
+        let caller = |(at, key_id): &(Timestamp, KeyId)| Some((*at, stored.records.get(key_id)?.caller.clone()));
+        let mut expiring: Vec<_> = coming.chain(gone).filter_map(caller).collect();
+        drop(stored);
+        let declared = self.declared.load();
+        let declared = declared.values().filter_map(|record| Some((record.expiry()?, record.caller.clone())));
+        expiring.extend(declared.filter(|(at, _)| (first..=last).contains(at)));
+        expiring.sort_by_key(|(at, _)| (*at < now, at.duration_since(now).unsigned_abs()));
+        expiring.truncate(MAX_EXPIRING);
+        expiring
     }
 }
 

@@ -172,6 +172,61 @@ fn a_rotated_key_keeps_its_id_and_its_old_secret_for_the_overlap() {
     }
 }
 
+/// The ids of the keys that expire about `now`.
+fn expiring(authenticator: &Authenticator, now: Timestamp) -> Vec<String> {
+    authenticator.look(false).unwrap();
+    authenticator.expiring(now).iter().map(|(_, caller)| caller.key_id.to_string()).collect()
+}
+
+const DAY: i64 = 86_400;
+
+#[test]
+fn keys_that_expire_soon_or_did_lately_are_told_while_they_are_not_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = Keys::open(dir.path()).unwrap();
+    let authenticator = Authenticator::open(dir.path()).unwrap();
+    let ids = [None, Some(20), Some(3), Some(40)]
+        .map(|days| keys.create(&wanted("acme", days.map(|days| at(days * DAY))), at(0)).unwrap().key_id().to_owned());
+    let [_, later, soon, latest] = ids.each_ref().map(String::as_str);
+    assert_eq!(expiring(&authenticator, at(0)), [soon, later]);
+    assert_eq!(authenticator.expiring(at(0))[0].0, at(3 * DAY));
+    assert_eq!(expiring(&authenticator, at(3 * DAY)), [soon, later]);
+    // The one that has expired comes last, and is forgotten after a day.
+    assert_eq!(expiring(&authenticator, at(4 * DAY)), [later, soon]);
+    assert_eq!(expiring(&authenticator, at(4 * DAY + 1)), [later]);
+    assert_eq!(expiring(&authenticator, at(10 * DAY)), [later, latest]);
+
+    keys.change(later, &Change { expires: Some(Some(at(38 * DAY))), ..Change::default() }).unwrap();
+    assert_eq!(expiring(&authenticator, at(0)), [soon]);
+    assert_eq!(expiring(&authenticator, at(10 * DAY)), [later, latest]);
+    keys.revoke(latest, false, at(1)).unwrap();
+    assert_eq!(expiring(&authenticator, at(10 * DAY)), [later]);
+    keys.change(later, &Change { expires: Some(None), ..Change::default() }).unwrap();
+    assert_eq!(expiring(&authenticator, at(10 * DAY)), [""; 0]);
+    // A server that is started later knows the same.
+    drop(authenticator);
+    assert_eq!(expiring(&Authenticator::open(dir.path()).unwrap(), at(0)), [soon]);
+}
+
+#[test]
+fn of_very_many_keys_those_are_told_that_expire_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = schema::open(dir.path()).unwrap();
+    keys.execute_batch("BEGIN").unwrap();
+    for seconds in -600..1200_i64 {
+        let (key, expires) = (NewKey::draw().unwrap(), at(1000 + seconds).as_millisecond());
+        let row = rusqlite::params![key.key_id(), key.hash(), "acme", "", at(0).as_millisecond(), expires];
+        let insert = "INSERT INTO keys (key_id, hash, tenant, label, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)";
+        keys.execute(insert, row).unwrap();
+    }
+    keys.execute_batch("COMMIT").unwrap();
+    let authenticator = Authenticator::open(dir.path()).unwrap();
+    let told = |now| authenticator.expiring(now).iter().map(|(expires, _)| *expires).collect::<Vec<_>>();
+    assert_eq!(told(at(1000)), (0..1000).map(|i| at(1000 + i)).collect::<Vec<_>>());
+    let coming = (1900..2200).map(at);
+    assert_eq!(told(at(1900)), coming.chain((1200..1900).rev().map(at)).collect::<Vec<_>>());
+}
+
 #[test]
 fn what_is_changed_of_a_key_counts_at_the_next_request() {
     let dir = tempfile::tempdir().unwrap();

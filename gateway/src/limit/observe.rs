@@ -28,9 +28,10 @@ impl Limits {
                 let counter = metrics.limit_refusals_total.with_label_values(&[&*tenant, limit.label()]);
                 raise(&counter, count);
             }
-            for (limit, used) in quotas {
-                let period = if limit == Limit::Day { "day" } else { "month" };
-                metrics.quota_used_tokens.with_label_values(&[&*tenant, period]).set(gauge(used));
+            for (limit, most, used) in quotas {
+                let labels = [&*tenant, if limit == Limit::Day { "day" } else { "month" }];
+                metrics.quota_limit_tokens.with_label_values(&labels).set(gauge(most));
+                metrics.quota_used_tokens.with_label_values(&labels).set(gauge(used));
             }
             let (Some(audit), Some(settled)) = (audit, settled) else { continue };
             let counted = i128::from(accounts.get(&*tenant).copied().unwrap_or_default());

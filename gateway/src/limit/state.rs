@@ -216,12 +216,12 @@ impl State {
         audit.settled - self.replayed
     }
 
-    /// What is used of the quotas.
-    pub(super) fn quotas_used(&mut self, periods: Periods) -> impl Iterator<Item = (Limit, u64)> {
-        self.quotas(periods).map(|(limit, quota, period)| (limit, quota.used(period)))
+    /// Of each quota its limit, and what is used.
+    pub(super) fn quotas_used(&mut self, periods: Periods) -> impl Iterator<Item = (Limit, u64, u64)> {
+        self.quotas(periods).map(|(limit, quota, period)| (limit, quota.limit, quota.used(period)))
     }
 
-    /// The same with what running requests hold, and before it the limit.
+    /// The same with what running requests hold.
     pub(super) fn quotas_taken(&mut self, periods: Periods) -> impl Iterator<Item = (Limit, u64, u64)> {
         self.quotas(periods).map(|(limit, quota, period)| (limit, quota.limit, quota.taken(period)))
     }
@@ -250,7 +250,7 @@ impl State {
         self.running + self.guests == 0
             && self.requests_left(now).is_none_or(|(limit, left, _)| left == limit)
             && self.audit(now).is_none_or(|audit| audit.level == audit.capacity && audit.open == 0)
-            && self.quotas_used(periods).all(|(_, used)| used == 0)
+            && self.quotas_used(periods).all(|(_, _, used)| used == 0)
     }
 
     fn quotas(&mut self, periods: Periods) -> impl Iterator<Item = (Limit, &mut Quota, i64)> {

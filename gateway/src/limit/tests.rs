@@ -206,7 +206,7 @@ async fn threads_that_end_in_every_way_leave_nothing_behind() {
     assert_eq!((audit.open, audit.settled, audit.refilled), (0, i128::from(used), 0));
     let periods = Periods::of(world.wall.now());
     for owner in world.limits.kept().tenants.values() {
-        assert_eq!(lock_one(owner).quotas_used(periods).next().unwrap().1, used);
+        assert_eq!(lock_one(owner).quotas_used(periods).next().unwrap().2, used);
     }
     advance(Duration::from_secs(100_000)).await;
     let held: Vec<_> = (0..6).map(|_| world.enter("k1").unwrap()).collect();
@@ -336,7 +336,7 @@ async fn a_request_that_spans_midnight_counts_on_the_day_on_which_it_arrived() {
 fn used(world: &World, time: &str) -> Vec<u64> {
     let owner = world.limits.kept().tenants["acme"].clone();
     let mut state = lock_one(&owner);
-    state.quotas_used(Periods::of(time.parse().unwrap())).map(|(_, used)| used).collect()
+    state.quotas_used(Periods::of(time.parse().unwrap())).map(|(_, _, used)| used).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -627,6 +627,7 @@ async fn metrics_of_one_scrape_add_up_and_show_a_drift() {
     };
     assert_eq!(read(), ([1000, 50, 150, 301], 0));
     assert_eq!(metrics.quota_used_tokens.with_label_values(&["acme", "day"]).get(), 150);
+    assert_eq!(metrics.quota_limit_tokens.with_label_values(&["acme", "day"]).get(), 5000);
     assert_eq!(metrics.limit_refusals_total.with_label_values(&["acme", "concurrent_requests"]).get(), 1);
     // An account that the bucket does not know of.
     metrics.tokens_total.with_label_values(&["acme", "other", "prompt"]).inc_by(7);

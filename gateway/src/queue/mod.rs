@@ -178,6 +178,15 @@ impl Queue {
         for (tenant, service) in &stats.service {
             raise(&metrics.service_total.with_label_values(&[tenant]), *service);
         }
+        for (tenant, slots) in &stats.busy {
+            metrics.tenant_slots_busy.with_label_values(&[tenant]).set(i64::from(*slots));
+        }
+        metrics.queue_backlog.set(stats.forecast.backlog);
+        for (class, wait) in &stats.forecast.waits {
+            if let Some(wait) = wait {
+                metrics.queue_expected_wait_seconds.with_label_values(&[class]).set(wait.as_secs_f64());
+            }
+        }
         raise(&metrics.slots_idle_with_backlog_seconds_total, stats.idle_with_backlog.as_secs_f64());
         metrics.virtual_time_spread.set(stats.spread);
         metrics.fairness_jain_index.set(stats.jain());

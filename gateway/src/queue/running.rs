@@ -54,6 +54,8 @@ impl Scheduler {
         let may_use_cache = self.replicas.occupy(replica, ticket, *slots);
         self.replicas.scatter(id);
         self.gathering.retain(|&gathering| gathering != id);
+        // From now on there is a record of its tenant, also if nothing comes of this request.
+        self.record.service.entry(ticket.tenant.clone()).or_default();
         Some(Decision::Start { ticket: id, replica, may_use_cache, served: running.served.clone() })
     }
 

@@ -531,9 +531,9 @@ fn the_forecast_for_who_comes_now_knows_free_slots_classes_and_the_rest_of_what_
     let (waits, backlog, drain) = forecast(&mut world);
     assert_eq!((waits[2], backlog, drain), (Some(1.0), 900.0, Some(9.0)));
     // And what a newcomer is told is what it is told when it comes.
-    for class_id in 0..3 {
+    for (class_id, wait) in waits.into_iter().enumerate() {
         let (id, outlook) = world.try_enter(class(ticket("new", 100), class_id)).unwrap();
-        assert_eq!(waits[class_id], outlook.wait.map(|wait| wait.as_secs_f64()));
+        assert_eq!(wait, outlook.wait.map(|wait| wait.as_secs_f64()));
         world.scheduler.leave(id, world.now);
     }
     world.finish(&running);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ClassId;
 use super::flows::Flows;
 use super::scheduler::Scheduler;
+use super::{ClassId, Forecast};
 
 /// Pause between two looks at who has been given what.
 const LOOK: Duration = Duration::from_secs(10);
@@ -24,6 +24,10 @@ pub(crate) struct Stats {
     pub(crate) depth: BTreeMap<(Arc<str>, ClassId), usize>,
     /// Units of cost that each tenant has been given so far.
     pub(crate) service: BTreeMap<Arc<str>, f64>,
+    /// Slots that each tenant's requests hold now, of those that have held any so far.
+    pub(crate) busy: BTreeMap<Arc<str>, u32>,
+    /// What is ahead.
+    pub(crate) forecast: Forecast,
     /// The largest distance, within a class, between the tags of two flows that have something to run: units of cost
     /// for each unit of weight.
     pub(crate) spread: f64,
@@ -108,12 +112,17 @@ impl Scheduler {
     pub(crate) fn stats(&mut self, now: Instant) -> Stats {
         self.tick(now);
         self.record_service();
+        let forecast = self.forecast(now);
         let mut depth = BTreeMap::new();
         for (_, flow) in self.flows.all() {
             let waiting = flow.places.len() + flow.stranded.len();
             if waiting > 0 {
                 depth.insert((flow.tenant.clone(), ClassId(flow.class)), waiting);
             }
+        }
+        let mut busy: BTreeMap<_, _> = self.record.service.keys().map(|tenant| (tenant.clone(), 0)).collect();
+        for running in self.running.values().filter(|running| running.replica.is_some()) {
+            *busy.entry(running.waiter.ticket.tenant.clone()).or_default() += running.waiter.slots;
         }
         let spreads = self.flows.lanes.iter().map(|lane| {
             let tags = || lane.turns().map(|turn| turn.tag);
@@ -122,6 +131,8 @@ impl Scheduler {
         });
         Stats {
             depth,
+            busy,
+            forecast,
             spread: if self.flows.first_come() { 0.0 } else { spreads.fold(0.0, f64::max) },
             service: self.record.service.clone(),
             looks: self.record.looks.iter().cloned().collect(),

@@ -273,6 +273,28 @@ async fn slots_that_come_were_not_idle_before() {
     assert_eq!(queue.0.metrics.slots_idle_with_backlog_seconds_total.get(), 0.0);
 }
 
+#[test]
+fn the_metrics_show_the_slots_of_each_tenant_and_what_is_ahead() {
+    let queue = queue(&[3]);
+    let busy = |tenant: &str| queue.0.metrics.tenant_slots_busy.with_label_values(&[tenant]).get();
+    let mut slots = [1, 2].map(|slots| granted(&mut queue.enter(ticket("t", slots)).unwrap())).into_iter();
+    let waiting = queue.enter(ticket("u", 1)).unwrap();
+    queue.observe();
+    let text = queue.0.metrics.scrape(|_| queue.observe()).unwrap();
+    assert!(!text.contains("tenant_slots_busy{tenant=\"u\"}"), "it has not held any: {text}");
+    assert!(!text.contains("expected_wait_seconds{"), "the speed is not known: {text}");
+    assert_eq!((busy("t"), queue.0.metrics.queue_backlog.get()), (3, 300.0));
+    slots.next().unwrap().learn(Speed { prompt_tokens: 100, prompt_ms: 1000.0, output_tokens: 0, output_ms: 0.0 });
+    let text = queue.0.metrics.scrape(|_| queue.observe()).unwrap();
+    for class in ["batch", "interactive", "standard"] {
+        assert!(text.contains(&format!("queue_expected_wait_seconds{{class=\"{class}\"}} 1.5\n")), "{text}");
+    }
+    assert_eq!((busy("t"), busy("u"), queue.0.metrics.queue_backlog.get()), (2, 1, 0.0));
+    drop((waiting, slots));
+    queue.observe();
+    assert_eq!((busy("t"), busy("u")), (0, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_ticket_has_one_outcome() {
     let queue = queue(&[1]);

@@ -12,6 +12,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,7 +48,13 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Tls {
     files: Arc<Files>,
-    config: Arc<ArcSwap<ServerConfig>>,
+    in_use: Arc<ArcSwap<InUse>>,
+}
+
+struct InUse {
+    config: Arc<ServerConfig>,
+    /// When the certificate of the server itself expires, since 1970.
+    expires: Option<Duration>,
 }
 
 struct Files {
@@ -65,8 +73,8 @@ impl Tls {
         let (chain_pem, key_pem) = (read(certificate)?, read(key)?);
         let tried = Mutex::new(digest(&chain_pem, &key_pem));
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned(), tried };
-        let config = files.configure(&chain_pem, &key_pem)?;
-        Ok(Self { files: Arc::new(files), config: Arc::new(ArcSwap::from_pointee(config)) })
+        let in_use = files.configure(&chain_pem, &key_pem)?;
+        Ok(Self { files: Arc::new(files), in_use: Arc::new(ArcSwap::from_pointee(in_use)) })
     }
 
     /// Takes new files up if they have changed; true if it did. Reads from the disk.
@@ -80,17 +88,23 @@ impl Tls {
         if std::mem::replace(&mut *tried, found) == found {
             return Ok(false);
         }
-        self.config.store(Arc::new(self.files.configure(&chain_pem, &key_pem)?));
+        self.in_use.store(Arc::new(self.files.configure(&chain_pem, &key_pem)?));
         Ok(true)
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.load_full())
+        TlsAcceptor::from(self.in_use.load().config.clone())
+    }
+
+    /// The file of the certificate, and when the one that is in use expires, since 1970; `None` if it does not say so in
+    /// a way that can be read.
+    pub fn expiry(&self) -> (&Path, Option<Duration>) {
+        (&self.files.certificate, self.in_use.load().expires)
     }
 }
 
 impl Files {
-    fn configure(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+    fn configure(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<InUse, TlsError> {
         let pem = |path: &Path, needed| {
             let path = path.to_owned();
             move |source| TlsError::Pem { path, needed, source }
@@ -99,13 +113,24 @@ impl Files {
             .collect::<Result<Vec<_>, _>>()
             .map_err(pem(&self.certificate, "certificate"))?;
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(pem(&self.key, "private key"))?;
+        let expires = chain.first().and_then(|leaf| self.expiry_of(leaf));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        Ok(InUse { config: Arc::new(config), expires })
+    }
+
+    /// What only a metric needs: a certificate that rustls takes is used, whatever comes of this.
+    fn expiry_of(&self, certificate: &[u8]) -> Option<Duration> {
+        let read = Certificate::from_der(certificate);
+        let read = read.inspect_err(|error| {
+            let path = self.certificate.display();
+            tracing::warn!(%path, %error, "cannot tell when the TLS certificate expires: it has no metric");
+        });
+        Some(read.ok()?.tbs_certificate().validity().not_after.to_unix_duration())
     }
 }
 

@@ -43,6 +43,7 @@ mod ledger_faults;
 mod limits;
 mod live;
 mod loadtest;
+mod metrics;
 mod panics;
 mod privacy;
 mod queue;

@@ -205,6 +205,7 @@ fn a_restart_that_a_probe_saw_is_not_told_again_by_the_slots() {
     let before = inspections();
     eventually_true("its slots were seen twice", || inspections() > before + 1);
     assert_eq!(restarts(), 1);
+    assert_eq!(gateway.metrics()[&series("upstream_restarts_total", engine.address())], 1.0);
 }
 
 #[test]

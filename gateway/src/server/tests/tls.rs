@@ -14,8 +14,13 @@ use super::*;
 
 /// Makes `certificate.pem` and `key.pem` in `directory`.
 fn make_certificate(directory: &Path) {
+    make_certificate_for(2, directory);
+}
+
+fn make_certificate_for(days: u32, directory: &Path) {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", &days.to_string()])
         .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", "certificate.pem", "-keyout", "key.pem"])
         .current_dir(directory)
@@ -103,16 +108,22 @@ async fn changed_files_are_taken_up_and_broken_ones_are_not() {
     let tls = load(directory.path());
     let listener = listen(LIMITS, Some(tls.clone())).await;
     let first = certificate_in(directory.path());
+    let expires = || tls.expiry().1.unwrap();
+    let first_expires = expires();
+    assert_eq!(tls.expiry().0, directory.path().join("certificate.pem"));
     assert!(!tls.refresh().unwrap(), "nothing has changed");
 
     fs::write(directory.path().join("certificate.pem"), "no certificate").unwrap();
     assert!(tls.refresh().is_err());
     assert!(!tls.refresh().unwrap(), "the same broken file is not tried again");
+    assert_eq!(expires(), first_expires);
     let client = connect(&listener, &first, b"http/1.1").await;
     assert_eq!(client.get_ref().1.peer_certificates().unwrap()[0], first);
 
-    make_certificate(directory.path());
+    make_certificate_for(30, directory.path());
     assert!(tls.refresh().unwrap());
+    let days = (expires() - first_expires).as_secs_f64() / 86_400.0;
+    assert!((28.0..28.1).contains(&days), "{days} days more");
     let second = certificate_in(directory.path());
     assert_ne!(first, second);
     let client = connect(&listener, &second, b"http/1.1").await;
