@@ -51,6 +51,7 @@ mod replicas;
 mod simulator;
 mod surfaces;
 mod tokens;
+mod top;
 mod upstream_faults;
 mod usage;
 mod waiting;
