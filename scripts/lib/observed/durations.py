@@ -13,7 +13,8 @@ _DURATION = r"(?:[0-9]+(?:ms|[smhdwy]))+"
 # What could look like a duration and is none stands before it: texts, comments and names. A name does not begin with a
 # digit, and the colon of a subquery is no part of one.
 _TOKEN = re.compile(
-    r"""(?P<other>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`|\#[^\n]*|(?::(?=[A-Za-z_:])|[A-Za-z_])[\w:]*|0[xX][0-9a-fA-F]+)"""
+    r"""(?P<other>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`|\#[^\n]*"""
+    r"|(?::(?=[A-Za-z_:])|[A-Za-z_])[\w:]*|0[xX][0-9a-fA-F]+)"
     rf"|(?P<duration>{_DURATION})(?![\w.])"
     r"|(?P<number>[0-9.][\w.]*)")
 

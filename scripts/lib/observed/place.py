@@ -1,7 +1,7 @@
 """Where an alert is provoked: a namespace of its own, with a gateway and what stands behind it.
 
-Each provocation is a function that takes a `Place`; `@provokes` says which alerts it must see, and which others may fire
-there because of the same cause.
+Each provocation is a function that takes a `Place`; `@provokes` says which alerts it must see, and which others may
+fire there because of the same cause.
 """
 
 import time
