@@ -135,9 +135,10 @@ class Observed(unittest.TestCase):
         cls.targets.put("platform", NAMESPACE, platform.address)
         cls.disk = Disk(cls.folder / "disk", "2g")
         cls.serve()
-        # Once the gateway is there to be scraped: otherwise the alert on one that is gone would be right to fire.
-        cls.prometheus = Prometheus(cls.folder, cls.targets, durations.scaled_groups(cls.groups),
-                                    [f"--web.console.templates={CONSOLE.parent}"])
+        cls.prometheus = Prometheus(cls.folder, cls.targets, [f"--web.console.templates={CONSOLE.parent}"])
+        # Prometheus takes some seconds to find its targets: the alert on a gateway that is gone would be right to fire.
+        until("the gateway is scraped", lambda: cls.prometheus.now(f'up{{job="{GATEWAY}"}} == 1'))
+        cls.prometheus.evaluate(durations.scaled_groups(cls.groups))
         cls.watch = Watch(cls.prometheus)
         cls.addClassCleanup(cls.watch.end)
         cls.provoke()
@@ -201,6 +202,8 @@ class Observed(unittest.TestCase):
                          sorted(rule.get("alert") or rule["record"] for rule in rules.rules(self.groups)))
         self.nothing([(rule["name"], rule.get("lastError")) for rule in found
                       if rule["health"] != "ok" or rule.get("lastError")], "not evaluated")
+        for rule in rules.rules(self.groups):
+            self.prometheus.now(durations.scaled_expression(rule["expr"]))
 
     def evaluated(self):
         found = self.prometheus.rules()
@@ -214,9 +217,11 @@ class Observed(unittest.TestCase):
         self.nothing(used - self.prometheus.names(), "no such metric")
 
     def test_every_recorded_series_has_data(self):
+        self.nothing(self.recorded.refused.values(), "not evaluated")
         self.nothing(self.recorded.empty(), "no data")
 
     def test_every_panel_has_data(self):
+        self.nothing(self.shown.refused.values(), "not evaluated")
         self.nothing(self.shown.empty(), "no data")
 
     def nothing(self, found, what):

@@ -34,9 +34,9 @@ class Place:
         self.took, self.afterwards = {}, {}
         self.cause()
 
-    def gateway(self, upstream, toml="", **further):
+    def gateway(self, upstream, toml="", disk=None, **further):
         """A gateway in front of an upstream, that runs and is scraped."""
-        gateway = Gateway(self.folder / "gateway", further.pop("disk", self.disk), upstream, toml, **further)
+        gateway = Gateway(self.folder / "gateway", disk or self.disk, upstream, toml, **further)
         self.start(gateway)
         return gateway
 
