@@ -66,12 +66,13 @@ pub(crate) async fn enter(app: &App, surface: Surface, body: Body, arrival: &Arr
 
 /// What a trace tells of the request.
 fn asked(ask: &Ask, model: &Arc<str>) -> Asked {
+    let generates = ask.surface.streams();
     Asked {
         model: model.clone(),
-        max_tokens: ask.output_cap,
+        max_tokens: generates.then_some(ask.output_cap),
         temperature: ask.sampling.temperature,
         top_p: ask.sampling.top_p,
-        stream: ask.stream,
+        stream: generates.then_some(ask.stream),
         choices: ask.choices,
     }
 }

@@ -116,8 +116,8 @@ class Checks:
             yield from self._objects[key]
 
     def alerts(self, objects):
-        """What promtool finds in the rules of an overlay. Those with changes of its own are checked, but not tested: the
-        tests say when the shipped ones fire."""
+        """What promtool finds in the rules of an overlay. Changed ones are checked, not tested: the tests say when the
+        shipped ones fire."""
         groups = rule_groups(objects)
         key = json.dumps(groups, sort_keys=True)
         if groups and key not in self._rules:
@@ -181,7 +181,7 @@ def shipped_groups(component):
 
 
 def against_promtool(groups, tests, folder):
-    """Checks and tests rules by promtool. Each group is in a file of its own, so that a test loads those it is about."""
+    """Checks and tests rules by promtool. Each group is in a file of its own: a test loads those that it is about."""
     files = [f"{group['name']}.yaml" for group in groups]
     for file, group in zip(files, groups):
         (folder / file).write_text(yaml.safe_dump({"groups": [group]}, sort_keys=False))

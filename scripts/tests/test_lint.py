@@ -1112,8 +1112,8 @@ def a_metric_of_the_platform_in_a_rule_of_the_project(good):
 @breaks("rule-scope")
 def a_series_that_is_recorded_elsewhere(good):
     good.get("PrometheusRule", GATEWAY + "-platform")["spec"]["groups"][0]["rules"].append(
-        {"record": "llama_gateway:volume:available", "expr": "min by (namespace) (kubelet_volume_stats_available_bytes)"})
-    good.alert()["expr"] = "llama_gateway:volume:available < 1"
+        {"record": "llama_gateway:volume:free", "expr": "min by (namespace) (kubelet_volume_stats_available_bytes)"})
+    good.alert()["expr"] = "llama_gateway:volume:free < 1"
 
 
 @breaks("alert-text")
@@ -1230,7 +1230,7 @@ MONITORING = "components/monitoring/"
 
 @breaks_files("rule-test")
 def an_alert_that_no_test_sees_fire(manifests):
-    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "alert: LlamaGatewayPod", "alert: LlamaServerPod")
+    replace_in(manifests / MONITORING / "22-prometheusrule-platform.yaml", "LlamaGatewayPodRe", "LlamaServerPodRe")
 
 
 @breaks_files("rule-test")
@@ -1250,7 +1250,8 @@ def an_alert_that_no_test_sees_silent(manifests):
 @breaks_files("rule-test")
 def a_series_of_which_no_test_sees_a_value(manifests):
     file = manifests / MONITORING / "21-prometheusrule-recording.yaml"
-    file.write_text(file.read_text() + "        - {record: 'llama_gateway:slots:busy', expr: llama_gateway_slots_busy}\n")
+    with file.open("a") as text:
+        text.write("        - {record: 'llama_gateway:slots:all', expr: llama_gateway_slots_total}\n")
 
 
 # ---- dashboards

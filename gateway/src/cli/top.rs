@@ -8,7 +8,6 @@ mod events;
 mod feed;
 mod keys;
 mod screen;
-mod snapshot;
 mod target;
 mod terminal;
 #[cfg(test)]
@@ -27,11 +26,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{DataDirectory, say};
+use crate::admin::live::snapshot::Snapshot;
 use crate::server;
 use feed::{Feed, Known};
 use keys::Key;
 use screen::{Size, View};
-use snapshot::Snapshot;
 use terminal::Terminal;
 use text::Line;
 

@@ -87,6 +87,29 @@ fn values_that_cannot_work_are_refused() {
     load_text("[ledger]\nkeep_entries = \"1d\"\nkeep_days = \"31d\"\n", &[]).unwrap();
 }
 
+#[test]
+fn traces_that_cannot_work_are_refused_where_they_are_configured() {
+    for (text, expected) in [
+        ("[traces]\nurl = \"collector:4318\"\n", "F:2: `traces.url`: must begin with http:// or https://"),
+        (
+            "[traces]\nurl = \"https://me:secret@collector\"\n",
+            "F:2: `traces.url`: credentials do not belong into it\nhint: use `traces.token_file`",
+        ),
+        ("[traces]\ntoken_file = \"t\"\n", "F:2: `traces.token_file`: is of no use without `traces.url`"),
+        ("[traces]\nca_file = \"c\"\n", "F:2: `traces.ca_file`: is of no use without `traces.url`"),
+        ("[traces]\nsample_ratio = 1.1\n", "F:2: `traces.sample_ratio`: must be from 0 to 1"),
+        ("[traces]\nsample_ratio = nan\n", "F:2: `traces.sample_ratio`: must be from 0 to 1"),
+        ("[traces]\nservice_name = \"\"\n", "F:2: `traces.service_name`: must be a name without control characters"),
+    ] {
+        assert_eq!(load_text(text, &[]).unwrap_err(), expected, "{text}");
+    }
+    let environment = [("LLAMA_GATEWAY_TRACES_SAMPLE_RATIO", "0.25"), ("LLAMA_GATEWAY_TRACES_FOLLOW_CLIENT", "false")];
+    let traces = load_text("[traces]\nurl = \"http://c\"\nsample_ratio = 1\n", &environment).unwrap().traces;
+    assert_eq!((traces.sample_ratio, traces.follow_client, traces.is_on()), (0.25, false, true));
+    let wrong = load_text("", &[("LLAMA_GATEWAY_TRACES_SAMPLE_RATIO", "half")]).unwrap_err();
+    assert_eq!(wrong, "LLAMA_GATEWAY_TRACES_SAMPLE_RATIO: `half` is not a number");
+}
+
 const GOLD: &str = "[policies.default]\nslots = 3\n[policies.gold]\nrequests_per_minute = 60\n";
 
 #[test]

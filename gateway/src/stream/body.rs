@@ -246,6 +246,7 @@ impl StreamBody {
     /// The stream ends with `held`, once its row is durable.
     fn close(&mut self, ending: Ending, held: Bytes) -> Step {
         let State::Running(running) = &mut self.state else { return Step::End };
+        running.account.trace().finished(self.meter.finish_reason());
         let Some(closing) = running.account.end(ending) else { return Step::Send(held) };
         running.learn(self.meter.speed());
         if ending == Ending::Cut {

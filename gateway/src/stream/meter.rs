@@ -57,6 +57,7 @@ impl Meter {
             usage_given: false,
             unreadable: 0,
             timings: Vec::new(),
+            finish_reason: None,
             shown: None,
         };
         Self { splitter: Splitter::new(MAX_EVENT_BYTES), reader }
@@ -89,6 +90,11 @@ impl Meter {
         self.reader.shown = None;
         self.push(ending.as_bytes(), out);
         Some(ending)
+    }
+
+    /// Why the output ended, of several choices the last one to do so; `None` while nobody knows.
+    pub fn finish_reason(&self) -> Option<&'static str> {
+        self.reader.finish_reason
     }
 
     /// How fast llama-server worked, by the last timings that it gave; `None` if it gave none.
@@ -145,6 +151,7 @@ struct Reader {
     unreadable: u64,
     /// The last timings, with their key and the comma before it; or empty. Copied, and not read before the end.
     timings: Vec<u8>,
+    finish_reason: Option<&'static str>,
     /// What the stream has shown, if it may be cut.
     shown: Option<Shown>,
 }
@@ -222,6 +229,7 @@ impl Reader {
         }
         let finishes = memmem::find(body, b"\"finish_reason\":\"").is_some();
         if finishes {
+            self.finish_reason = usage::finish_reason(body);
             if self.surface == Surface::Chat && !self.include_usage && found == Found::Absent {
                 self.release(out);
                 self.finish_chunk.extend_from_slice(part.raw);
@@ -248,6 +256,7 @@ impl Reader {
             return self.unread(part.raw, out, seen);
         }
         self.last = index;
+        self.finish_reason = usage::finish_reason(part.data).or(self.finish_reason);
         seen.terminal |= self.tally.complete();
         if !alone {
             self.pass(part.raw, out);
@@ -298,6 +307,11 @@ impl Reader {
         };
         if matches!(name, b"response.completed" | b"response.incomplete" | b"response.failed") {
             seen.terminal = true;
+            self.finish_reason = match name {
+                b"response.completed" => Some("stop"),
+                b"response.incomplete" => Some("length"),
+                _ => None,
+            };
             self.find_timings(part.data);
             return match usage::of_response(part.data) {
                 Some(usage) if self.tally.usage(0, usage) => self.pass(part.raw, out),
@@ -334,6 +348,7 @@ impl Reader {
             }
             Some(b"message_delta") => {
                 let output = usage::of_message_delta(part.data);
+                self.finish_reason = usage::finish_reason(part.data);
                 output.into_iter().for_each(|output| self.tally.output(0, output));
                 seen.terminal |= output.is_some();
                 output.is_some()

@@ -63,6 +63,17 @@ pub(super) fn of_chunk(data: &[u8]) -> Option<ChunkUsage> {
     })
 }
 
+/// Why the output of a sequence ended, if the event says so in a known word: what else stands there is not told to
+/// anybody.
+pub(super) fn finish_reason(data: &[u8]) -> Option<&'static str> {
+    const KNOWN: [&str; 8] =
+        ["stop", "length", "tool_calls", "content_filter", "end_turn", "max_tokens", "stop_sequence", "tool_use"];
+    let after = |key: &[u8]| data.get(memmem::find(data, key)? + key.len()..);
+    let value = after(b"\"finish_reason\":\"").or_else(|| after(b"\"stop_reason\":\""))?;
+    let value = value.get(..memmem::find(value, b"\"")?)?;
+    KNOWN.into_iter().find(|known| known.as_bytes() == value)
+}
+
 /// The usage in `response.completed`.
 pub(super) fn of_response(data: &[u8]) -> Option<Usage> {
     #[derive(Deserialize)]

@@ -91,6 +91,7 @@ async fn folded(
         count = meter.count();
         running.counted(count);
     }
+    running.account.trace().finished(meter.finish_reason());
     running.learn(meter.speed());
     Ok((fold.finish(&count).map_err(unfolded)?, ending))
 }

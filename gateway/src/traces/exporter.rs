@@ -201,3 +201,7 @@ impl Exporter {
         self.full = spans > 0;
     }
 }
+
+#[cfg(test)]
+#[path = "exporter_tests.rs"]
+mod tests;

@@ -143,6 +143,7 @@ impl Traces {
             attempts: Vec::new(),
             error: None,
             status: None,
+            finish_reason: None,
             settled: None,
         };
         Trace(State::Recorded(Arc::new(Recorder { context, record: Mutex::new(Some(record)), outbox: outbox.clone() })))
@@ -291,6 +292,11 @@ impl Trace {
         });
     }
 
+    /// The output has ended, for this reason.
+    pub fn finished(&self, reason: Option<&'static str>) {
+        self.note(|record| record.finish_reason = reason);
+    }
+
     /// The request is refused, or failed before it had an account.
     pub fn refused(&self, rejection: &Rejection) {
         self.note(|record| {
@@ -328,7 +334,7 @@ impl Drop for Ongoing {
     }
 }
 
-/// A future that is a step.
+/// A future that is a step, if it comes to its end: nobody waits for one that is dropped before.
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct Timed<F> {
@@ -345,5 +351,13 @@ impl<F: Future + Unpin> Future for Timed<F> {
             self.ongoing = None;
         }
         polled
+    }
+}
+
+impl<F> Drop for Timed<F> {
+    fn drop(&mut self) {
+        if let Some(ongoing) = &mut self.ongoing {
+            ongoing.0 = None;
+        }
     }
 }

@@ -24,6 +24,7 @@ pub(super) const REQUEST_TOP_P: &str = "gen_ai.request.top_p";
 pub(super) const REQUEST_STREAM: &str = "gen_ai.request.stream";
 pub(super) const REQUEST_CHOICES: &str = "gen_ai.request.choice.count";
 pub(super) const RESPONSE_MODEL: &str = "gen_ai.response.model";
+pub(super) const RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
 pub(super) const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
 pub(super) const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
 pub(super) const CACHED_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";

@@ -35,6 +35,8 @@ pub(super) struct Record {
     /// Why it failed or was refused.
     pub(super) error: Option<Failure>,
     pub(super) status: Option<u16>,
+    /// Why the output ended.
+    pub(super) finish_reason: Option<&'static str>,
     pub(super) settled: Option<Settled>,
 }
 
@@ -64,14 +66,14 @@ pub(super) struct Attempt {
 pub struct Asked {
     /// The name under which its model is accounted.
     pub model: Arc<str>,
-    /// Output tokens of each choice at most.
-    pub max_tokens: u32,
+    /// Output tokens of each choice at most, where there is output.
+    pub max_tokens: Option<u32>,
     /// The randomness, where the client said one.
     pub temperature: Option<f64>,
     /// The part of the distribution, where the client said one.
     pub top_p: Option<f64>,
-    /// The client wants a stream.
-    pub stream: bool,
+    /// Whether the client wants a stream, where there can be one.
+    pub stream: Option<bool>,
     /// How many choices it wants.
     pub choices: u32,
 }
@@ -128,5 +130,75 @@ impl Record {
             self.attempts.push(attempt);
         }
         self.context.span_id.of_child(at)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod fixture {
+    use std::time::Duration;
+
+    use super::super::context::{Sampling, TraceId};
+    use super::*;
+    use crate::ledger::CountedBy;
+
+    /// A whole number of milliseconds after the arrival.
+    pub(in super::super) fn at(record: &Record, milliseconds: u64) -> Instant {
+        record.arrived + Duration::from_millis(milliseconds)
+    }
+
+    /// A request of which no more is known than who asks. It arrived a second after 1970 began, and took 100 ms.
+    pub(in super::super) fn arrived() -> Record {
+        let arrived = Instant::now();
+        let mut context = Context::new(None, Sampling::new(1.0, true), [7; 24]);
+        context.trace_id = TraceId([0xaa; 16]);
+        Record {
+            context,
+            arrived,
+            timestamp: Timestamp::from_second(1).unwrap(),
+            ended: arrived + Duration::from_millis(100),
+            method: "POST",
+            route: Some("/v1/chat/completions".into()),
+            request_id: "req_1".into(),
+            tenant: "acme".into(),
+            key_id: "k1".into(),
+            surface: Some("chat"),
+            asked: None,
+            steps: Vec::new(),
+            attempts: Vec::new(),
+            error: None,
+            status: Some(200),
+            finish_reason: None,
+            settled: None,
+        }
+    }
+
+    /// A chat that was answered.
+    pub(in super::super) fn answered() -> Record {
+        let mut record = arrived();
+        record.asked = Some(Asked {
+            model: "smollm2".into(),
+            max_tokens: Some(16),
+            temperature: Some(0.5),
+            top_p: None,
+            stream: Some(true),
+            choices: 1,
+        });
+        let (from, to) = (at(&record, 0), at(&record, 1));
+        record.note(Noted { step: Step::Auth, from, to });
+        let (from, to) = (at(&record, 2), at(&record, 10));
+        record.note(Noted { step: Step::Queue, from, to });
+        let (address, from) = ("[::1]:8001".into(), at(&record, 20));
+        let path = "/v1/chat/completions";
+        record.begin_attempt(Attempt { address, path, from, to: None, status: Some(200), error: None });
+        record.finish_reason = Some("stop");
+        record.settled = Some(Settled {
+            ending: Ending::Complete,
+            status: 200,
+            count: Count { prompt: 10, cached: 4, completion: 3, reasoning: None, by: CountedBy::Usage },
+            slots: 1,
+            first_token: Some(at(&record, 50)),
+            at: at(&record, 90),
+        });
+        record
     }
 }

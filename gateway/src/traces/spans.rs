@@ -26,6 +26,8 @@ pub(super) enum Value<'a> {
     Flag(bool),
     Integer(u64),
     Real(f64),
+    /// An array of one text.
+    OneText(&'a str),
 }
 
 /// One span.
@@ -93,16 +95,17 @@ fn root<'r>(record: &'r Record) -> Span<'r> {
     }
     if let Some(asked) = &record.asked {
         add(names::REQUEST_MODEL, Some(Value::Text(&asked.model)));
-        add(names::REQUEST_MAX_TOKENS, Some(Value::Integer(asked.max_tokens.into())));
+        add(names::REQUEST_MAX_TOKENS, asked.max_tokens.map(|tokens| Value::Integer(tokens.into())));
         add(names::REQUEST_TEMPERATURE, asked.temperature.map(Value::Real));
         add(names::REQUEST_TOP_P, asked.top_p.map(Value::Real));
-        add(names::REQUEST_STREAM, Some(Value::Flag(asked.stream)));
+        add(names::REQUEST_STREAM, asked.stream.map(Value::Flag));
         add(names::REQUEST_CHOICES, (asked.choices > 1).then_some(Value::Integer(asked.choices.into())));
     }
     if let Some(settled) = &record.settled {
         let count = settled.count;
         add(names::ENDING, Some(Value::Text(settled.ending.label())));
         add(names::RESPONSE_MODEL, record.asked.as_ref().map(|asked| Value::Text(&asked.model)));
+        add(names::RESPONSE_FINISH_REASONS, record.finish_reason.map(Value::OneText));
         add(names::SLOTS, Some(Value::Integer(settled.slots.into())));
         add(names::INPUT_TOKENS, Some(Value::Integer(count.prompt)));
         add(names::OUTPUT_TOKENS, Some(Value::Integer(count.completion)));
@@ -133,7 +136,7 @@ fn upstream<'a>(record: &'a Record, at: usize, attempt: &'a Attempt) -> Span<'a>
     let mut attributes = vec![(names::HTTP_REQUEST_METHOD, Value::Text("POST"))];
     let mut add = |name, value: Option<Value<'a>>| attributes.extend(value.map(|value| (name, value)));
     let (host, port) = attempt.address.rsplit_once(':').unwrap_or((&attempt.address, ""));
-    add(names::SERVER_ADDRESS, Some(Value::Text(host)));
+    add(names::SERVER_ADDRESS, Some(host).filter(|host| !host.is_empty()).map(Value::Text));
     add(names::SERVER_PORT, port.parse().ok().map(Value::Integer));
     add(names::HTTP_RESPONSE_STATUS_CODE, attempt.status.map(|status| Value::Integer(status.into())));
     add(names::ERROR_TYPE, error.map(Value::Text));

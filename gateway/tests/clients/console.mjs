@@ -107,16 +107,16 @@ export async function show(page, name) {
   await page.getByRole("tabpanel", { name, exact: true }).waitFor();
 }
 
-/** The rows of the table with that column, each as an object by the names of the columns. */
+/** The rows of the table with that column, each as an object by the names of the columns; none while it is not shown. */
 export function rows(place, column) {
-  const table = place.getByRole("table").filter({ has: place.page().getByRole("columnheader", { name: column, exact: true }) });
-  return table.first().evaluate((found) => {
-    const names = [...found.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
-    const lines = [...found.tBodies].flatMap((body) => [...body.rows]).filter((row) => row.cells.length === names.length);
-    // Below the first line stands what explains it.
-    const word = (cell) => cell.innerText.trim().split("\n")[0];
-    return lines.map((row) => Object.fromEntries([...row.cells].map((cell, at) => [names[at], word(cell)])));
-  });
+  return place.locator("table:visible").evaluateAll((tables, wanted) => {
+    const words = (row) => [...row.cells].map((cell) => cell.innerText.trim().split("\n")[0]);
+    const found = tables.map((table) => [words(table.tHead.rows[0]), table]).find(([names]) => names.includes(wanted));
+    if (!found) return [];
+    const [names, table] = found;
+    return [...table.tBodies].flatMap((body) => [...body.rows])
+      .map((row) => Object.fromEntries(words(row).map((word, at) => [names[at], word])));
+  }, column);
 }
 
 /** The first row of which this holds, once there is one. */
@@ -129,8 +129,8 @@ export const number = (text) => Number.parseFloat(text.replaceAll(/[,\s\u00a0\u2
 
 /** The key that was just made, as its dialog shows it. */
 export async function newKey(page) {
-  const key = await dialog(page).getByLabel("Key", { exact: true }).inputValue();
-  assert.match(key, /^sk-lgw-/);
+  const key = await dialog(page).getByText(/^sk-lgw-/).innerText();
+  assert.match(key, /^sk-lgw-[a-z2-7]{8}-[a-z2-7]{59}$/);
   return key;
 }
 

@@ -14,7 +14,8 @@ const EVIL = [
 ];
 
 let next = 0;
-const KEPT = new Set(["object", "key", "id"]);
+/** Words that the gateway makes up itself; everything else comes from people or from llama-server. */
+const KEPT = new Set(["object", "key", "id", "key_id", "request_id", "version", "readiness", "state", "phase", "surface"]);
 
 /** The same with an attack in front of each word. */
 function spoil(value, name) {
@@ -63,17 +64,21 @@ const { API_KEY, PAGES, button, chat, dialog, enter, newKey, open, quiet, region
 /** Text is all that there is: no element and no attribute that the console does not make itself. */
 async function isText(page, name) {
   const strange = await page.evaluate(() => [...document.querySelectorAll("*")].filter((found) =>
-    found.matches("img, body script, iframe, object, embed, base, a[href^=javascript]")
+    found.matches("img:not([src='/console/icon.svg']), body script, iframe, object, embed, base, a[href^=javascript]")
     || [...found.attributes].some((attribute) => attribute.name.startsWith("on"))).map((found) => found.outerHTML));
   assert.deepEqual(strange, [], name);
 }
+
+const isAttacked = (place) => until("there is an attack", async () => {
+  const text = await place.innerText();
+  return EVIL.some((evil) => text.includes(evil));
+});
 
 /** All tabs hold what they are given, also on a phone. */
 async function showsAll(page) {
   for (const name of ["Now", "Tenants", "Keys", "Upstreams"]) {
     await show(page, name);
-    const panel = page.getByRole("tabpanel", { name, exact: true });
-    await until(`an attack in ${name}`, async () => EVIL.some(async (evil) => (await panel.innerText()).includes(evil)));
+    await isAttacked(page.getByRole("tabpanel", { name, exact: true }));
     await isText(page, name);
     await page.setViewportSize({ width: 375, height: 812 });
     const width = await page.evaluate(() => document.scrollingElement.scrollWidth);
@@ -102,8 +107,8 @@ async function makesKeys(page, noted) {
     await button(dialog(page), "Done").click();
     await dialog(page).waitFor({ state: "hidden" });
     await show(page, "Try it");
-    await tries(page, key, EVIL.join(" "), 30);
-    await until("an attack in the answer", async () => (await region(page, "Answer").innerText()).includes(EVIL[0]));
+    await tries(page, key, EVIL.join(" "), 8);
+    await isAttacked(region(page, "Answer"));
     await until("the end", () => button(page, "Send").isEnabled());
     await isText(page, "an answer");
     await show(page, "Keys");
@@ -120,7 +125,7 @@ await run(async (browser) => {
   await makesKeys(page, noted);
   // One runs and one waits as long as they are looked at.
   const leave = new AbortController();
-  const asked = [1, 2].map(() => chat(API_KEY, { stream: true, max_tokens: 1500, ignore_eos: true }, leave.signal));
+  const asked = [1, 2].map(() => chat(API_KEY, { stream: true, max_tokens: 1500 }, leave.signal));
   await asked[0];
   await showsAll(page);
   leave.abort();

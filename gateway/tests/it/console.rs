@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::chat_stream;
 use crate::harness::client::{Conn, request};
@@ -47,7 +47,8 @@ fn nothing(_: &mut Gateway, order: &[&str]) -> String {
 
 #[test]
 fn an_operator_watches_makes_keys_tries_them_and_survives_a_restart() {
-    let engine = Engine::start(Options::speaking());
+    // It never ends an answer by itself.
+    let engine = Engine::start(Options::speaking().args(&["--ignore-eos"]));
     let mut gateway = Gateway::at_fixed_ports(&engine.url(), "");
     run("console_work.mjs", &mut gateway, |gateway, order| {
         match *order {
@@ -86,9 +87,13 @@ fn busy() -> (Stub, Gateway) {
     let stub = Stub::start(2);
     let gateway = Gateway::launch(&[&stub.url(), &format!("http://127.0.0.1:{}", free_port())], TENANTS);
     gateway.wait_ready();
-    // From these it knows how fast the stub is.
+    // From its timings the gateway knows how fast it is, and so how long others will wait.
+    let usage = json!({"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120});
+    let timings = json!({"cache_n": 0, "prompt_n": 100, "prompt_ms": 400.0, "predicted_n": 20, "predicted_ms": 1000.0});
+    let end = format!("data: {{\"choices\":[],\"usage\":{usage},\"timings\":{timings}}}\n\ndata: [DONE]\n\n");
     for _ in 0..4 {
-        gateway.open("/v1/chat/completions", &chat_stream(3)).events();
+        stub.plan_next(vec![Step::Head, Step::Tokens(20), Step::Bytes(end.clone().into()), Step::End]);
+        gateway.open("/v1/chat/completions", &chat_stream(20)).events();
     }
     (stub, gateway)
 }
@@ -143,7 +148,8 @@ fn every_tab_is_accessible_in_both_themes_on_a_desk_and_on_a_phone() {
 #[test]
 fn hostile_words_stay_text() {
     // llama-server takes any name for its model.
-    let engine = Engine::start(Options::speaking().slots(1).args(&["--alias", "<img src=x onerror=alert(1)>"]));
+    let engine =
+        Engine::start(Options::speaking().slots(1).args(&["--ignore-eos", "--alias", "<img src=x onerror=alert(1)>"]));
     let mut gateway = Gateway::start(&engine.url());
     run("console_hostile.mjs", &mut gateway, nothing);
 }

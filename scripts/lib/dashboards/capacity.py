@@ -1,6 +1,7 @@
 """The dashboard Capacity: what the slots can do, what is asked of them, and how the replicas are."""
 from .gpu import GPU
-from .model import OPTIONAL, Dashboard, Panel, Row, Target, growth, quantiles, rate, series, total
+from .gpu import ROW as GPU_ROW
+from .model import Dashboard, Panel, Row, Target, growth, quantiles, rate, series, total
 
 QUEUE = (
     Panel("Slots", "In use by this gateway, and announced by ready replicas.", "short",
@@ -81,4 +82,4 @@ CAPACITY = Dashboard(
     "capacity", "llama-gateway / Capacity",
     "What the slots can do, what is asked of them, and how the replicas are.",
     (Row("Slots and queue", QUEUE), Row("Speed of llama-server", SPEED), Row("Replicas", REPLICAS),
-     Row("GPU " + OPTIONAL % "needs NVIDIA's DCGM exporter", GPU, folded=True)))
+     Row(GPU_ROW, GPU, folded=True)))

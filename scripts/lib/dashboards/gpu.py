@@ -11,6 +11,8 @@ def gpus(metric):
         metric, metric)
 
 
+# Readers know such a row by the word optional.
+ROW = "GPU (optional: needs NVIDIA's DCGM exporter)"
 LEGEND = "{{Hostname}} GPU {{gpu}}"
 
 BUSY = Panel("GPU busy", "Part of the time in which a kernel ran. 100 % does not mean that the GPU could not do more.",

@@ -4,9 +4,6 @@ The queries are PromQL with Grafana's variables in it: `$namespace`, `$tenant`, 
 """
 from dataclasses import dataclass
 
-# A row of this name is for clusters with another exporter; it is folded.
-OPTIONAL = "(optional: %s)"
-
 
 @dataclass(frozen=True)
 class Target:

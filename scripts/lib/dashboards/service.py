@@ -1,6 +1,7 @@
 """The dashboard Service: is it up, how fast does it answer, what fails or is refused, and why."""
 from .gpu import BUSY
-from .model import OPTIONAL, Dashboard, Panel, Row, Target, growth, quantile, quantiles, rate, series, total
+from .gpu import ROW as GPU_ROW
+from .model import Dashboard, Panel, Row, Target, growth, quantile, quantiles, rate, series, total
 
 # Endings and reasons that are the gateway's or llama-server's fault, not the client's. The rules use the same.
 FAULTS = ('first_token_timeout|stream_idle_timeout|total_timeout|backend_unavailable|model_loading|backend_error|'
@@ -136,4 +137,4 @@ SERVICE = Dashboard(
     "Is it up, how fast does it answer, what fails or is refused, and why.",
     (Row("Now", WATCH), Row("Objectives and alerts", OBJECTIVES), Row("Requests", REQUESTS),
      Row("Waiting and speed, as clients see it", WAITS), Row("Tokens", TOKENS), Row("The gateway itself", GATEWAY),
-     Row("GPU " + OPTIONAL % "needs NVIDIA's DCGM exporter", (BUSY,), folded=True)))
+     Row(GPU_ROW, (BUSY,), folded=True)))

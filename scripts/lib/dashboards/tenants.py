@@ -24,7 +24,7 @@ FAIRNESS = (
               rate("service_total", "tenant", TENANT), rate("service_total"))), "{{tenant}}"),),
           stacked=True, maximum=1),
     Panel("Fairness (Jain's index)", "1: everybody who waited in the last 5 minutes got what was due by weight. 1/n: "
-          "one of n got everything. Lower for a while after large requests.", "percentunit",
+          "one of n got everything. Lower for a while after large requests.", "short",
           (Target("min(%s)" % series("fairness_jain_index"), "index"),), maximum=1),
     Panel("Distance in virtual time", "Between the most and the least served tenant who have something to run, in "
           "units of cost by weight. Growing: somebody is held back by a cap.", "short",

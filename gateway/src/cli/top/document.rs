@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::columns::{Column, table};
-use super::snapshot::{Bucket, Quota, Running, Snapshot, Tenant, Upstream, Waiting};
 use super::text::{Line, Span, Style, count, or_dash, span};
+use crate::admin::live::snapshot::{Bucket, Quota, Running, Snapshot, Tenant, Upstream, Waiting};
 
-/// A limit of which less than this share is left is pointed out.
-const LITTLE_LEFT: f64 = 0.1;
+/// A limit of which less than a tenth is left is pointed out.
+const LITTLE_LEFT: u64 = 10;
 
 /// What is below the head.
 pub(super) struct Document {
@@ -24,7 +24,7 @@ pub(super) fn head(snapshot: &Snapshot, width: usize) -> Vec<Line> {
         (false, "ready") => ("ready", Style::Good),
         (false, other) => (other, Style::Bad),
     };
-    let slots = |of: fn(&Upstream) -> Option<u64>| snapshot.upstreams.iter().filter_map(of).sum::<u64>();
+    let slots = |of: fn(&Upstream) -> u32| snapshot.upstreams.iter().map(of).fold(0, u32::saturating_add);
     // Not `sum`, which is -0.0 of nothing.
     let speed = snapshot.running.iter().filter_map(|running| running.tokens_per_second).fold(0.0, |sum, one| sum + one);
     let mut facts = vec![
@@ -38,7 +38,7 @@ pub(super) fn head(snapshot: &Snapshot, width: usize) -> Vec<Line> {
         Span::plain(format!("{speed:.1} tokens/s")),
         Span::plain(format!("queue drains in {}", or_dash(snapshot.queue.drain_seconds, span))),
     ];
-    if gateway.ledger_healthy == Some(false) {
+    if !gateway.ledger_healthy {
         facts.push(Span::new(Style::Bad, "THE LEDGER FAILS"));
     }
     flow(facts, width)
@@ -108,9 +108,9 @@ fn running(all: &[Running], width: usize) -> Vec<Line> {
             tokens(one.completion_tokens),
             Span::plain(or_dash(one.tokens_per_second, |speed| format!("{speed:.1}"))),
             time(one.ttft_seconds),
-            time(one.age_seconds),
-            time(one.queue_wait_seconds),
-            Span::plain(one.upstream.as_deref().unwrap_or("-")),
+            time(Some(one.age_seconds)),
+            time(Some(one.queue_wait_seconds)),
+            Span::plain(&one.upstream),
             Span::plain(&one.request_id),
         ]
     };
@@ -131,13 +131,13 @@ fn waiting(all: &[Waiting], width: usize) -> Vec<Line> {
     ];
     let row = |one: &Waiting| {
         [
-            Span::plain(or_dash(one.position, |position| position.to_string())),
+            Span::plain(one.position.to_string()),
             Span::plain(&one.tenant),
             Span::plain(&one.key_id),
             Span::plain(&one.surface),
             Span::plain(&one.class),
             tokens(one.prompt_tokens),
-            time(one.waited_seconds),
+            time(Some(one.waited_seconds)),
             time(one.expected_wait_seconds),
             Span::plain(&one.request_id),
         ]
@@ -156,7 +156,7 @@ fn tenants(all: &[Tenant], width: usize) -> Vec<Line> {
         Column::number("THIS MONTH", 2),
     ];
     let minute = |bucket: Bucket| (bucket.left, bucket.capacity);
-    let period = |quota: Quota| (quota.limit - quota.used, quota.limit);
+    let period = |quota: Quota| (quota.limit.saturating_sub(quota.used), quota.limit);
     let row = |one: &Tenant| {
         [
             Span::plain(&one.tenant),
@@ -183,7 +183,6 @@ fn upstreams(all: &[Upstream], width: usize) -> Vec<Line> {
         Column::name("BUILD", 8),
         Column::name("PROBLEM", 3),
     ];
-    let number = |value: Option<u64>| or_dash(value, |value| value.to_string());
     let row = |one: &Upstream| {
         let style = match one.state.as_str() {
             "ready" => Style::Good,
@@ -193,10 +192,10 @@ fn upstreams(all: &[Upstream], width: usize) -> Vec<Line> {
         [
             Span::plain(&one.address),
             Span::new(style, &one.state),
-            Span::plain(format!("{}/{}", number(one.slots_busy), number(one.slots))),
-            Span::new(warn(one.foreign_requests.is_some_and(|foreign| foreign > 0)), number(one.foreign_requests)),
-            Span::plain(number(one.restarts)),
-            tokens(one.context_tokens),
+            Span::plain(format!("{}/{}", one.slots_busy, one.slots)),
+            Span::new(warn(one.foreign_requests > 0), one.foreign_requests.to_string()),
+            Span::plain(one.restarts.to_string()),
+            Span::plain(or_dash(one.context_tokens, |tokens| count(tokens.into()))),
             Span::plain(one.model.as_deref().unwrap_or("-")),
             Span::plain(one.build.as_deref().unwrap_or("-")),
             Span::new(Style::Warning, one.problem.as_deref().unwrap_or("-")),
@@ -216,8 +215,8 @@ fn expected(snapshot: &Snapshot) -> String {
     if classes.is_empty() { String::new() } else { format!("; expected for newcomers: {}", classes.join(", ")) }
 }
 
-fn tokens(number: Option<u64>) -> Span {
-    Span::plain(or_dash(number, |number| count(number as f64)))
+fn tokens(number: u64) -> Span {
+    Span::plain(count(number))
 }
 
 fn time(seconds: Option<f64>) -> Span {
@@ -225,10 +224,9 @@ fn time(seconds: Option<f64>) -> Span {
 }
 
 /// What is left of a limit.
-fn left(limit: Option<(f64, f64)>) -> Span {
+fn left(limit: Option<(u64, u64)>) -> Span {
     let Some((left, limit)) = limit else { return Span::plain("-") };
-    let left = left.max(0.0);
-    Span::new(warn(left < limit * LITTLE_LEFT), format!("{} of {}", count(left), count(limit)))
+    Span::new(warn(left < limit / LITTLE_LEFT), format!("{} of {}", count(left), count(limit)))
 }
 
 fn warn(wrong: bool) -> Style {

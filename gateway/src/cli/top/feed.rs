@@ -10,9 +10,9 @@ use tokio::time;
 
 use super::TopArguments;
 use super::events::Events;
-use super::snapshot::Snapshot;
 use super::target::{self, Target};
 use super::text::harmless;
+use crate::admin::live::snapshot::Snapshot;
 use crate::outbound;
 
 /// The gateway tells its state each second.
@@ -26,7 +26,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(8);
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
 /// What is known at present.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) snapshot: Snapshot,
     /// Why it is not new, where it is not.
@@ -256,7 +256,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_falls_silent_or_ends_is_lost() {
-        const EVENT: &str = "event: live\ndata: {\"running_total\":7}\n\n";
+        const EVENT: &str = concat!(
+            r#"data: {"object":"live","at":0.0,"gateway":{"version":"","started":0.0,"readiness":"","draining":false,"#,
+            r#""ledger_healthy":true,"open_connections":0},"upstreams":[],"running_total":7,"running":[],"waiting_total":0,"#,
+            r#""queue":{"expected_wait_seconds":{}},"waiting":[],"tenants":[]}"#,
+            "\n\n"
+        );
         for (rest, expected) in [
             ("", "nothing came for"),
             ("0\r\n\r\n", "has ended it"),

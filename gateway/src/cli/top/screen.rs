@@ -1,8 +1,8 @@
 //! What is on the screen: a pure function of what is known, where the reader has scrolled to, and the size.
 
 use super::document::{Document, body, head};
-use super::snapshot::Snapshot;
 use super::text::{Line, Span, Style};
+use crate::admin::live::snapshot::Snapshot;
 
 /// Columns and rows of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::keys::Key;
 use super::screen::{Scroll, Size, View, screen, scroll};
-use super::snapshot::Snapshot;
 use super::text::{count, harmless, span};
 use super::*;
 
@@ -24,17 +23,22 @@ fn waiting(position: usize, tenant: &str) -> Value {
            "slots": 1, "position": position, "prompt_tokens": 2400, "waited_seconds": 1.2, "expected_wait_seconds": 8.0})
 }
 
+fn tenant(name: &str, day: Value) -> Value {
+    json!({"tenant": name, "running": 1, "waiting": 0, "slots_busy": 1, "day": day, "month": null})
+}
+
 fn upstream(address: &str, state: &str, problem: Option<&str>) -> Value {
     json!({"address": address, "state": state, "problem": problem, "model": "gpt-oss-20b", "build": "b1-abc",
            "context_tokens": 16384, "slots": 2, "slots_busy": 1, "foreign_requests": 0, "restarts": 0})
 }
 
 fn value() -> Value {
-    let slow = json!({"tenant": "globex", "key_id": "m4x7p3rb", "surface": "messages", "phase": "prefill",
-                      "prompt_tokens": 24000, "completion_tokens": 0, "tokens_per_second": null, "age_seconds": 75.0});
-    let limited = json!({"tenant": "globex", "running": 1, "waiting": 1, "slots_busy": 1,
-                         "tokens_per_minute": {"capacity": 60000, "left": 1234},
-                         "day": {"limit": 1000000, "used": 250000}, "month": null});
+    let mut slow = running(2, "globex");
+    let further = json!({"key_id": "m4x7p3rb", "surface": "messages", "phase": "prefill", "prompt_tokens": 24000,
+                         "completion_tokens": 0, "tokens_per_second": null, "ttft_seconds": null, "age_seconds": 75.0});
+    slow.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
+    let mut limited = tenant("globex", json!({"limit": 1_000_000, "used": 250_000}));
+    limited["tokens_per_minute"] = json!({"capacity": 60000, "left": 1234});
     json!({"object": "live", "at": 1_795_784_640.5,
            "gateway": {"version": "0.1.0", "started": 1_795_600_000.0, "readiness": "ready", "draining": false,
                        "ledger_healthy": true, "open_connections": 3},
@@ -43,7 +47,7 @@ fn value() -> Value {
            "waiting_total": 1, "waiting": [waiting(0, "globex")],
            "queue": {"expected_wait_seconds": {"interactive": 1.0, "standard": 8.0, "batch": null},
                      "drain_seconds": 12.5},
-           "tenants": [{"tenant": "acme", "running": 1, "waiting": 0, "slots_busy": 1}, limited]})
+           "tenants": [tenant("acme", json!(null)), limited]})
 }
 
 fn snapshot(value: Value) -> Snapshot {
@@ -57,7 +61,7 @@ fn crowd(name: &str) -> Snapshot {
     value["running_total"] = json!(345);
     value["waiting"] = (0..200).map(|position| waiting(position, name)).collect();
     value["waiting_total"] = json!(5000);
-    value["tenants"] = (0..200).map(|_| json!({"tenant": name, "day": {"limit": 1e18, "used": 1e18}})).collect();
+    value["tenants"] = (0..200).map(|_| tenant(name, json!({"limit": u64::MAX, "used": 0}))).collect();
     value["upstreams"] = (0..50).map(|_| upstream(name, name, Some(name))).collect();
     value["gateway"]["version"] = json!(name);
     value["gateway"]["readiness"] = json!(name);
@@ -130,9 +134,12 @@ none
 
 q quit  p pause  h help
 ";
-    let gateway = json!({"version": "0.1.0", "started": 95.0, "readiness": "unreachable", "ledger_healthy": false});
-    assert_eq!(shown(&snapshot(json!({"at": 100.0, "gateway": gateway})), 80, 18), expected);
-    assert!(shown(&Snapshot::default(), 80, 18).contains("UPSTREAMS\nnone"));
+    let gateway = json!({"version": "0.1.0", "started": 95.0, "readiness": "unreachable", "draining": false,
+                         "ledger_healthy": false, "open_connections": 0});
+    let queue = json!({"expected_wait_seconds": {}, "drain_seconds": null});
+    let empty = json!({"object": "live", "at": 100.0, "gateway": gateway, "upstreams": [], "running_total": 0,
+                       "running": [], "waiting_total": 0, "queue": queue, "waiting": [], "tenants": []});
+    assert_eq!(shown(&snapshot(empty), 80, 16), expected);
 }
 
 #[test]
@@ -275,14 +282,14 @@ fn times_and_counts_are_short() {
         assert_eq!(span(seconds), expected, "{seconds}");
     }
     for (number, expected) in [
-        (0.0, "0"),
-        (99_999.0, "99999"),
-        (100_000.0, "100k"),
-        (999_499.0, "999k"),
-        (999_500.0, "1.0M"),
-        (99_949_000.0, "99.9M"),
-        (99_950_000.0, "100M"),
-        (2e9, "2.0G"),
+        (0, "0"),
+        (99_999, "99999"),
+        (100_000, "100k"),
+        (999_499, "999k"),
+        (999_500, "1.0M"),
+        (99_949_000, "99.9M"),
+        (99_950_000, "100M"),
+        (2_000_000_000, "2.0G"),
     ] {
         assert_eq!(count(number), expected, "{number}");
     }

@@ -117,13 +117,14 @@ pub(super) fn span(seconds: f64) -> String {
 }
 
 /// A count of tokens in at most six characters, rounded where it is long.
-pub(super) fn count(number: f64) -> String {
+pub(super) fn count(number: u64) -> String {
+    let rounded = number as f64;
     match number {
-        ..99_999.5 => format!("{number:.0}"),
-        ..999_500.0 => format!("{:.0}k", number / 1e3),
-        ..99_950_000.0 => format!("{:.1}M", number / 1e6),
-        ..999_500_000.0 => format!("{:.0}M", number / 1e6),
-        _ => format!("{:.1}G", number / 1e9),
+        ..100_000 => number.to_string(),
+        ..999_500 => format!("{:.0}k", rounded / 1e3),
+        ..99_950_000 => format!("{:.1}M", rounded / 1e6),
+        ..999_500_000 => format!("{:.0}M", rounded / 1e6),
+        _ => format!("{:.1}G", rounded / 1e9),
     }
 }
 

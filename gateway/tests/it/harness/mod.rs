@@ -2,6 +2,7 @@
 
 pub(crate) mod chaos;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod crowd;
 pub(crate) mod dice;
 pub(crate) mod disk;
