@@ -1,7 +1,7 @@
-"""Stands for what is not there: the exporters of the platform (kubelet, kube-state-metrics, DCGM), and a receiver of usage.
+"""Stands for what is not there: the exporters of the platform (kubelet, kube-state-metrics, DCGM), a receiver of usage.
 
-Names and labels of the metrics are those of the real ones; this proves the form of an expression, not that a cluster has
-them.
+Names and labels of the metrics are those of the real ones; this proves the form of an expression, not that a cluster
+has them.
 """
 
 import threading
@@ -63,7 +63,7 @@ def labelled(name, **labels):
 
 
 def platform_of(namespace):
-    """What a cluster tells of a namespace: a GPU that a pod has, the gateway's volume, and how often pods were restarted."""
+    """What a cluster tells of a namespace: a GPU, the gateway's volume, how often pods were restarted."""
     gpu = {"gpu": 0, "Hostname": "node", "exported_namespace": namespace, "exported_pod": "kimi-k2-llamacpp-0"}
     claim = {"namespace": namespace, "persistentvolumeclaim": "kimi-k2-gateway-data"}
     container = {"namespace": namespace, "pod": "kimi-k2-llamacpp-0", "container": "llama-server"}

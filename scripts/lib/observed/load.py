@@ -73,6 +73,22 @@ policy = "alone"
 policy = "hasty"
 """
 
+SURFACES = {
+    "/v1/chat/completions": chat(8),
+    "/v1/completions": {"model": "test-model", "prompt": "Rivers are", "max_tokens": 8},
+    "/v1/responses": {"model": "test-model", "input": "Rivers?", "max_output_tokens": 8},
+    "/v1/messages": {"model": "test-model", "messages": [{"role": "user", "content": "Rivers?"}], "max_tokens": 8},
+    "/v1/embeddings": {"model": "test-model", "input": "a river"},
+    "/tokenize": {"content": "a river"},
+}
+
+# What must have been answered at least once, and how; or whether somebody could leave where he wanted to.
+EXPECTED = {
+    ("stream", 200), ("batch", 200), ("crowd", 200), ("crowd", 429), ("hurry", 429), ("rate", 200), ("rate", 429),
+    ("quota", 429), ("too long", 400), ("bad key", 401), ("bad token", 401), ("model", 404), ("path", 404),
+    ("method", 405), ("headers", 200), ("admin", 401), ("left in its stream", True), ("left the queue", True),
+    *((path, 501 if path == "/v1/embeddings" else 200) for path in SURFACES),
+}
 
 
 def start(folder, disk, upstream):
@@ -83,25 +99,6 @@ def start(folder, disk, upstream):
     toml = CONFIGURATION + issuer(file) + (
         f'[server]\ntls_certificate = "{crt}"\ntls_key = "{key}"\n[export]\nfile = "{folder / "usage.jsonl"}"\n')
     return Gateway(folder / "gateway", disk, upstream.url, toml, crt).start()
-
-
-SURFACES = {
-    "/v1/chat/completions": chat(8),
-    "/v1/completions": {"model": "test-model", "prompt": "Rivers are", "max_tokens": 8},
-    "/v1/responses": {"model": "test-model", "input": "Rivers?", "max_output_tokens": 8},
-    "/v1/messages": {"model": "test-model", "messages": [{"role": "user", "content": "Rivers?"}], "max_tokens": 8},
-    "/v1/embeddings": {"model": "test-model", "input": "a river"},
-    "/tokenize": {"content": "a river"},
-}
-
-
-# Whoever is not answered so at least once: (what, status).
-EXPECTED = {
-    ("stream", 200), ("batch", 200), ("crowd", 200), ("crowd", 429), ("hurry", 429), ("rate", 200), ("rate", 429),
-    ("quota", 429), ("too long", 400), ("bad key", 401), ("bad token", 401), ("model", 404), ("path", 404),
-    ("method", 405), ("headers", 200), ("admin", 401), ("left in its stream", True), ("left the queue", True),
-    *((path, 501 if path == "/v1/embeddings" else 200) for path in SURFACES),
-}
 
 
 class Load:

@@ -1,7 +1,7 @@
 """Where an alert is provoked: a namespace of its own, with a gateway and what stands behind it.
 
-Each provocation is a function that takes a `Place`; `@provokes` says which alerts it must see, and which others may fire
-there because of the same cause.
+Each provocation is a function that takes a `Place`; `@provokes` says which alerts it must see, and which others may
+fire there because of the same cause.
 """
 
 import time
@@ -34,9 +34,9 @@ class Place:
         self.took, self.afterwards = {}, {}
         self.cause()
 
-    def gateway(self, upstream, toml="", **further):
+    def gateway(self, upstream, toml="", disk=None, **further):
         """A gateway in front of an upstream, that runs and is scraped."""
-        gateway = Gateway(self.folder / "gateway", further.pop("disk", self.disk), upstream, toml, **further)
+        gateway = Gateway(self.folder / "gateway", disk or self.disk, upstream, toml, **further)
         self.start(gateway)
         return gateway
 

@@ -1,6 +1,7 @@
 """Child processes that end with the test, free ports, and waiting for what shall come."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ PATIENCE = 120
 # The kernel's parent-death signal follows the thread that spawned: one that lives as long as the test spawns all.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _RUNNING, _LOCK = [], threading.Lock()
+_PORTS = itertools.count(os.getpid() % 625 * 16)
 
 
 class Process:
@@ -59,13 +61,10 @@ def end_all():
         process.kill()
 
 
-def free_port(_next=[os.getpid() % 625 * 16]):  # noqa: B006 # a counter of the process
-    """A port that nothing listens on, below those that the kernel hands out: it is still free when a server is restarted
-    on it."""
+def free_port():
+    """A port that nothing listens on, below those that the kernel hands out: free when a server is restarted there."""
     while True:
-        with _LOCK:
-            _next[0] += 1
-            port = 20_000 + _next[0] % 10_000
+        port = 20_000 + next(_PORTS) % 10_000
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

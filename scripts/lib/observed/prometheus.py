@@ -3,6 +3,8 @@
 import http.client
 import json
 import math
+import os
+import signal
 import time
 import urllib.parse
 
@@ -11,16 +13,19 @@ import yaml
 from .processes import Process, free_port, until
 
 
-class Prometheus:
-    """Scrapes and evaluates every second. `groups` are rule groups whose durations fit that."""
+class Refused(Exception):
+    """Prometheus' own words on what it cannot evaluate."""
 
-    def __init__(self, folder, targets, groups, options=()):
+
+class Prometheus:
+    """Scrapes and evaluates every second."""
+
+    def __init__(self, folder, targets, options=()):
         self.address = f"127.0.0.1:{free_port()}"
-        self.began = time.time()
-        (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
+        self.began, self.rule_file = time.time(), folder / "rules.yaml"
         (folder / "prometheus.yaml").write_text(yaml.safe_dump({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(folder / "rules.yaml")],
+            "rule_files": [str(folder / "rules*.yaml")],
             "scrape_configs": list(targets.scrape_configurations()),
         }))
         command = ["prometheus", f"--config.file={folder / 'prometheus.yaml'}",
@@ -28,6 +33,12 @@ class Prometheus:
                    "--log.level=warn", *options]
         self.process = Process("prometheus", command, folder / "prometheus.log")
         until("Prometheus is ready", self._ready)
+
+    def evaluate(self, groups):
+        """Evaluates rule groups from now on; their durations must fit an evaluation every second."""
+        self.rule_file.write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
+        os.kill(self.process.pid, signal.SIGHUP)
+        until("Prometheus has read the rules", self.rules)
 
     def _ready(self):
         self.process.check()
@@ -47,23 +58,21 @@ class Prometheus:
             connection.close()
 
     def api(self, path, **parameters):
-        """The data of an answer; an AssertionError with Prometheus' own words where it is none."""
+        """The data of an answer."""
         _, text = self.get(f"/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}")
         answer = json.loads(text)
-        assert answer["status"] == "success", f"{parameters}: {answer.get('errorType')}: {answer.get('error')}"
+        if answer["status"] != "success":
+            raise Refused(f"{parameters}: {answer.get('errorType')}: {answer.get('error')}")
         return answer["data"]
 
-    def over_time(self, expression, step=1):
+    def over_time(self, expression):
         """The series of an expression since the start, as a graph has them; those without any number are left out."""
-        found = self.api("query_range", query=expression, start=self.began, end=time.time(), step=step)["result"]
+        found = self.api("query_range", query=expression, start=self.began, end=time.time(), step=1)["result"]
         return [one for one in found if any(not math.isnan(float(value)) for _, value in one["values"])]
 
     def now(self, expression):
-        """The series of an expression at this moment, by their labels."""
-        data = self.api("query", query=expression)
-        if data["resultType"] == "scalar":
-            return [({}, float(data["result"][1]))]
-        return [(one["metric"], float(one["value"][1])) for one in data["result"]]
+        """The series of an expression at this moment."""
+        return self.api("query", query=expression)["result"]
 
     def names(self):
         """The names of all metrics that it knows."""

@@ -52,7 +52,7 @@ class Targets:
         new.rename(file)
 
     def scrape_configurations(self):
-        """One a service, and one of what stands for the platform's exporters, whose labels are those of the platform."""
+        """One a service, and one of what stands for the platform's exporters, which have labels of their own."""
         for service in self.known:
             endpoint = self.monitored.get(service, {"path": "/metrics"})
             one = {"job_name": service, "metrics_path": endpoint["path"], "honor_labels": service == "platform",

@@ -4,6 +4,7 @@ import threading
 import time
 
 from .processes import PATIENCE, until
+from .prometheus import Refused
 
 
 class Watch:
@@ -22,7 +23,7 @@ class Watch:
         while not self._over.wait(0.25):
             try:
                 labels = self.prometheus.firing()
-            except (OSError, AssertionError) as error:
+            except (OSError, Refused) as error:
                 self.failure = error
                 return
             self.now = frozenset((one["alertname"], one["severity"], one.get("namespace")) for one in labels)

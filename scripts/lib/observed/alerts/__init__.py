@@ -1,4 +1,4 @@
-"""Alerts, provoked for real. Each function has a namespace of its own, and takes the cause away again if that is possible.
+"""Alerts, provoked for real. Each function has a namespace of its own, and takes the cause away again if it can.
 
 The modules are in the order of the rules: llama-server, who waits, who comes in, the books, the objectives, traces,
 the platform.
