@@ -1,7 +1,7 @@
 //! The admin port: health for Kubernetes, metrics for Prometheus, the admin API and the console for operators.
 //!
-//! Health, metrics and the console's files are open; who may use the rest is decided in `gate`. Errors have the shape of OpenAI's, and every
-//! answer has its `x-request-id`.
+//! Health, metrics and the console's files are open; who may use the rest is decided in `gate`. Errors have the shape of
+//! OpenAI's, and every answer has its `x-request-id`.
 
 mod body;
 mod console;

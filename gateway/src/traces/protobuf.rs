@@ -53,14 +53,21 @@ fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// A message within a message; `write` writes it. Its length stands before it, so what it wrote is moved up.
+/// A message within a message; `write` writes it. Its length stands before it: in one byte, as of nearly all, or what was
+/// written is moved up.
 fn message(out: &mut Vec<u8>, field: u64, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, field, BYTES);
-    let start = out.len();
+    let at = out.len();
+    out.push(0);
     write(out);
-    let mut length = Vec::with_capacity(4);
-    varint(&mut length, (out.len() - start) as u64);
-    out.splice(start..start, length);
+    let length = out.len() - at - 1;
+    if length < 0x80 {
+        out[at] = length as u8;
+        return;
+    }
+    let mut written = Vec::with_capacity(4);
+    varint(&mut written, length as u64);
+    out.splice(at..=at, written);
 }
 
 /// Appends a span as the scope that it stands in has it.

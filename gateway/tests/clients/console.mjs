@@ -1,7 +1,9 @@
 // What the tests of the browser console share: a Chromium that is watched, the console as people find their way in it,
 // and a line to the test in Rust that started all this.
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
+import { delimiter, join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
@@ -29,10 +31,18 @@ export async function until(what, poll) {
   }
 }
 
+/** `$CHROMIUM`, or `chromium` in the path. */
+function binary() {
+  const inPath = process.env.PATH.split(delimiter).map((folder) => join(folder, "chromium")).find(existsSync);
+  const found = process.env.CHROMIUM ?? inPath;
+  assert.ok(found, "Chromium is missing; hint: apt-get install chromium, or set CHROMIUM to the binary of a Chromium");
+  return found;
+}
+
 /** Runs a test with a browser of its own and ends the process. */
 export async function run(test, ...further) {
   const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    executablePath: binary(),
     args: ["--no-sandbox", "--disable-dev-shm-usage", ...further],
   });
   try {
@@ -79,9 +89,9 @@ export async function open(browser, options = {}) {
 /** Nothing but these statuses was refused since the last look, and the browser had nothing else to say. */
 export function quiet(noted, ...statuses) {
   assert.deepEqual(noted.faults, []);
-  const wanted = (load) => statuses.some((status) => load.includes(`status of ${status} `));
-  assert.deepEqual(noted.loads.filter((load) => !wanted(load)), []);
-  for (const status of statuses) assert.ok(noted.loads.some((load) => load.includes(`status of ${status} `)), `${status}`);
+  const says = (load, status) => load.includes(`status of ${status} `);
+  assert.deepEqual(noted.loads.filter((load) => !statuses.some((status) => says(load, status))), []);
+  for (const status of statuses) assert.ok(noted.loads.some((load) => says(load, status)), `nothing was a ${status}`);
   noted.loads.length = 0;
 }
 
@@ -107,7 +117,7 @@ export async function show(page, name) {
   await page.getByRole("tabpanel", { name, exact: true }).waitFor();
 }
 
-/** The rows of the table with that column, each as an object by the names of the columns; none while it is not shown. */
+/** The rows of the table with that column, as objects by the names of the columns; none while it is not shown. */
 export function rows(place, column) {
   return place.locator("table:visible").evaluateAll((tables, wanted) => {
     const words = (row) => [...row.cells].map((cell) => cell.innerText.trim().split("\n")[0]);

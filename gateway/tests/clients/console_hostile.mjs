@@ -1,5 +1,5 @@
-// Every word that the console shows is an attack: it stays text. A proxy puts the words into the answers of the gateway,
-// since the gateway itself would not take most of them as names.
+// Every word that the console shows is an attack: it stays text. A proxy puts the words into the answers of the
+// gateway, which itself would not take most of them as names.
 import assert from "node:assert/strict";
 import { createServer, request } from "node:http";
 
@@ -15,7 +15,9 @@ const EVIL = [
 
 let next = 0;
 /** Words that the gateway makes up itself; everything else comes from people or from llama-server. */
-const KEPT = new Set(["object", "key", "id", "key_id", "request_id", "version", "readiness", "state", "phase", "surface"]);
+const KEPT = new Set([
+  "object", "key", "id", "key_id", "request_id", "version", "readiness", "state", "phase", "surface",
+]);
 
 /** The same with an attack in front of each word. */
 function spoil(value, name) {
@@ -30,11 +32,11 @@ function spoil(value, name) {
 /** Passes on the answer of the gateway with its words spoiled. */
 function pass(from, to) {
   const kind = from.headers["content-type"] ?? "";
-  const { "content-length": _, "transfer-encoding": __, ...headers } = from.headers;
+  const { "content-length": _, "transfer-encoding": _too, ...headers } = from.headers;
   to.writeHead(from.statusCode, headers);
   if (!kind.includes("json") && !kind.includes("event-stream")) return from.pipe(to);
   let rest = "";
-  const line = (text) => text.replace(/^(data: )?(\{.*\})$/, (_, data, json) => `${data ?? ""}${JSON.stringify(spoil(JSON.parse(json)))}`);
+  const line = (text) => text.replace(/(?<=^|^data: )\{.*\}$/, (json) => JSON.stringify(spoil(JSON.parse(json))));
   from.setEncoding("utf8");
   from.on("data", (piece) => {
     const lines = (rest + piece).split("\n");
@@ -59,7 +61,9 @@ async function proxy(gateway) {
 
 const gateway = process.env.ADMIN_URL;
 process.env.ADMIN_URL = await proxy(gateway);
-const { API_KEY, PAGES, button, chat, dialog, enter, newKey, open, quiet, region, run, show, tries, until } = await import("./console.mjs");
+const {
+  API_KEY, PAGES, button, chat, dialog, enter, newKey, open, quiet, region, run, show, tries, until,
+} = await import("./console.mjs");
 
 /** Text is all that there is: no element and no attribute that the console does not make itself. */
 async function isText(page, name) {

@@ -1,9 +1,9 @@
-// An operator at work, in front of a real llama-server: signs in, watches a stream, makes a key, tries it, takes it back,
-// and goes on after a restart of the gateway.
+// An operator at work, in front of a real llama-server: signs in, watches a stream, makes a key, tries it, takes it
+// back, and goes on after a restart of the gateway.
 import assert from "node:assert/strict";
 import {
-  ADMIN_KEY, ADMIN_URL, API_KEY, button, chat, dialog, figure, newKey, number, open, quiet, region, row, rows, run, seconds, show, signIn,
-  tab, tell, tries, until,
+  ADMIN_KEY, ADMIN_URL, API_KEY, button, chat, dialog, figure, newKey, number, open, quiet, region, row, rows, run,
+  seconds, show, signIn, tab, tell, tries, until,
 } from "./console.mjs";
 
 const stored = (page) => page.evaluate(() => ({ session: sessionStorage.length, cookies: document.cookie }));

@@ -52,6 +52,7 @@ mod replicas;
 mod simulator;
 mod surfaces;
 mod tokens;
+mod top;
 mod traces;
 mod upstream_faults;
 mod usage;

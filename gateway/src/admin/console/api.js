@@ -59,9 +59,10 @@ export class Api {
   async open(path, { headers = {}, ...options }) {
     const sent = { ...headers, authorization: `Bearer ${this.#key}` };
     if (options.body !== undefined) sent["content-type"] = "application/json";
+    const careful = { cache: "no-store", credentials: "omit", redirect: "error" };
     let response;
     try {
-      response = await fetch(path, { ...options, headers: sent, cache: "no-store", credentials: "omit", redirect: "error" });
+      response = await fetch(path, { ...options, ...careful, headers: sent });
     } catch (error) {
       throw error.name === "AbortError" ? error : new Unreachable();
     }
@@ -86,7 +87,7 @@ export function explain(error) {
 /** Why the admin key is not taken, with what to do. */
 export function explainSignOut(error) {
   if (error.code === "admin_disabled") {
-    return `${error.message} Hint: set admin.key_file to a file with a key of 16 characters or more; it counts at once.`;
+    return `${error.message} Hint: set admin.key_file to a file with a key; it counts at once.`;
   }
   if (error.code === "foreign_origin") return error.message;
   return "The gateway does not take this admin key. Hint: it stands in the file of admin.key_file.";

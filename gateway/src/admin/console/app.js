@@ -23,7 +23,13 @@ class Session {
   #open = "now";
 
   constructor(api, refused) {
-    this.#views = { now: new Now(), tenants: new Tenants(api), keys: new Keys(api), upstreams: new Upstreams(), try: new Try(api) };
+    this.#views = {
+      now: new Now(),
+      tenants: new Tenants(api),
+      keys: new Keys(api),
+      upstreams: new Upstreams(),
+      try: new Try(api),
+    };
     this.#stream = new Live(api, {
       snapshot: (live) => this.#take(live),
       lost: () => this.#lose(),
@@ -113,14 +119,14 @@ function signOut(error) {
 }
 
 function showSignIn() {
-  const [main, form, field, problem] = [byId("sign-in"), document.querySelector("#sign-in form"), byId("admin-key"), byId("sign-in-problem")];
+  const [main, field, problem] = ["sign-in", "admin-key", "sign-in-problem"].map(byId);
   main.hidden = false;
   field.focus();
   setText(problem, sessionStorage.getItem(STORED_FAREWELL) ?? "");
   sessionStorage.removeItem(STORED_FAREWELL);
-  form.addEventListener("submit", async (event) => {
+  field.form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const submit = form.querySelector("button");
+    const submit = field.form.querySelector("button");
     submit.disabled = true;
     setText(problem, "");
     const key = field.value.trim();

@@ -43,7 +43,10 @@ export function ask(dialog) {
   });
 }
 
-/** Tabs as the ARIA Authoring Practices have them: arrows go from tab to tab, and only the chosen one is in the order. */
+/**
+ * Tabs as the ARIA Authoring Practices have them: arrows go from tab to tab, and only the chosen one is in the order of
+ * the tabulator key. Gives what chooses one by the name of its panel.
+ */
 export function tabs(list, chosen) {
   const all = [...list.querySelectorAll("[role=tab]")];
   const choose = (tab) => {

@@ -19,7 +19,12 @@ export class Keys {
     { head: "Key id", kind: "code", value: ({ id }) => id },
     { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Label", kind: "text", value: ({ label }) => label || UNKNOWN, under: scopeOf },
-    { head: "State", value: ({ state }) => state, mark: ({ state }) => `badge ${MARKS[state] ?? "quiet"}`, under: (key) => this.#aboutState(key) },
+    {
+      head: "State",
+      value: ({ state }) => state,
+      mark: ({ state }) => `badge ${MARKS[state] ?? "quiet"}`,
+      under: (key) => this.#aboutState(key),
+    },
     { head: "Policy", kind: "text", value: ({ policy }) => policy ?? UNKNOWN },
     { head: "Expires", value: ({ expires }) => (expires ? moment(parseTime(expires)) : "never") },
     {
@@ -70,8 +75,9 @@ export class Keys {
 
   #fill() {
     if (!this.#keys) return;
-    const matches = (key) => [key.id, key.tenant, key.label, key.state, key.policy ?? ""].some((text) => text.toLowerCase().includes(this.#wanted));
-    const found = this.#keys.filter(matches);
+    const has = (text) => text.toLowerCase().includes(this.#wanted);
+    const texts = ({ id, tenant, label, state, policy }) => [id, tenant, label, state, policy ?? ""];
+    const found = this.#keys.filter((key) => texts(key).some(has));
     const shown = this.#table.show(found, this.#keys.length > 0 ? "No key has this in it." : "There is no key.");
     tellMore("keys-more", shown, found.length, "Filter to see the others.");
   }

@@ -54,6 +54,15 @@ export class Live {
     }
   }
 
+  /** A fault of the page is none of the connection. */
+  #show(data) {
+    try {
+      this.#told.snapshot(JSON.parse(data));
+    } catch (error) {
+      reportError(error);
+    }
+  }
+
   async #readOnce(stopped, came) {
     const silence = new AbortController();
     let alarm = setTimeout(() => silence.abort(), SILENCE_MS);
@@ -65,7 +74,7 @@ export class Live {
         alarm = setTimeout(() => silence.abort(), SILENCE_MS);
         if (event !== "live" || stopped.aborted) continue;
         came();
-        this.#told.snapshot(JSON.parse(data));
+        this.#show(data);
       }
     } finally {
       clearTimeout(alarm);

@@ -1,6 +1,6 @@
 // "Now": what runs, who waits, and how fast it goes.
 
-import { byId, setAttribute, setText } from "./dom.js";
+import { byId, element, setAttribute, setText } from "./dom.js";
 import { count, duration, plural, rate, speed } from "./format.js";
 import { LinePlot } from "./plot.js";
 import { Table, tellMore } from "./table.js";
@@ -14,16 +14,22 @@ const READINESS = {
   loading: ["loading", "warn"],
   wedged: ["wedged", "bad"],
   unreachable: ["unreachable", "bad"],
+  draining: ["draining", "warn"],
 };
 
 export class Now {
   #points = [];
+  #waits = new Map();
   #plot = new LinePlot(byId("speed-plot"), { seconds: KEPT_SECONDS, gap: GAP_SECONDS });
   #running = new Table("running", "running-empty", ({ request_id: id }) => id, [
     { head: "Tenant", kind: "text", value: ({ tenant }) => tenant },
     { head: "Key", kind: "code", value: ({ key_id: id }) => id },
     { head: "Surface", value: ({ surface }) => surface },
-    { head: "Phase", value: ({ phase }) => phase, mark: ({ phase }) => `badge ${phase === "decode" ? "good" : "quiet"}` },
+    {
+      head: "Phase",
+      value: ({ phase }) => phase,
+      mark: ({ phase }) => `badge ${phase === "decode" ? "good" : "quiet"}`,
+    },
     {
       head: "Prompt",
       kind: "number",
@@ -66,9 +72,7 @@ export class Now {
     const running = this.#running.show(live.running, "Nothing is running.");
     tellMore("running-more", running, live.running_total, "The others are younger.");
     setText(byId("drain"), live.waiting_total > 0 ? duration(live.queue.drain_seconds) : "nothing to drain");
-    for (const name of ["interactive", "standard", "batch"]) {
-      setText(byId(`wait-${name}`), duration(live.queue.expected_wait_seconds[name] ?? null));
-    }
+    for (const [name, wait] of Object.entries(live.queue.expected_wait_seconds)) this.#showWait(name, wait);
     const waiting = this.#queue.show(live.waiting, "Nobody waits.");
     tellMore("queue-more", waiting, live.waiting_total, "The others are behind them.");
   }
@@ -82,15 +86,27 @@ export class Now {
     setText(byId("note-waiting"), waiting > 0 ? `${duration(queue.drain_seconds)} to drain` : "the queue is empty");
     setText(byId("tile-speed"), rate(speedOf(live)));
     setText(byId("note-speed"), `of ${plural(live.running.filter(isGenerating).length, "stream")}`);
-    const [word, mark] = gateway.draining ? ["draining", "warn"] : READINESS[gateway.readiness] ?? [gateway.readiness, "quiet"];
+    const [word, mark] = READINESS[gateway.draining ? "draining" : gateway.readiness] ?? [gateway.readiness, "quiet"];
     setText(byId("tile-readiness"), word);
     setAttribute(byId("tile-readiness"), "class", `value is-${mark}`);
-    setText(byId("note-readiness"), `up ${duration(at - gateway.started)}, ${plural(gateway.open_connections, "connection")}`);
+    const connections = plural(gateway.open_connections, "connection");
+    setText(byId("note-readiness"), `up ${duration(at - gateway.started)}, ${connections}`);
+  }
+
+  /** What a class has to wait. The classes are configured, and stay as long as the gateway runs. */
+  #showWait(name, wait) {
+    if (!this.#waits.has(name)) {
+      const value = element("dd");
+      byId("waits").append(element("div", {}, element("dt", {}, `Expected wait, ${name}`), value));
+      this.#waits.set(name, value);
+    }
+    setText(this.#waits.get(name), wait === 0 ? "none" : duration(wait));
   }
 
   #drawSpeed(live) {
-    const most = Math.max(...this.#points.map(({ value }) => value));
-    this.#plot.show(this.#points, live.at, `Tokens a second in the last 5 minutes: ${rate(speedOf(live))} now, ${rate(most)} at most`);
+    const [now, most] = [speedOf(live), Math.max(...this.#points.map(({ value }) => value))];
+    const label = `Tokens a second in the last 5 minutes: ${rate(now)} now, ${rate(most)} at most`;
+    this.#plot.show(this.#points, live.at, label);
   }
 }
 

@@ -118,13 +118,15 @@ export function drawBars(box, legend, series, label) {
   const y = (value) => place(value, [0, marks.at(-1)], [HEIGHT - BOTTOM, TOP]);
   const step = (width - LEFT - RIGHT) / hours;
   const every = step < 22 ? 6 : 3;
-  const svg = shape("svg", { role: "img", "aria-label": label, viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, class: "chart" });
+  const svg = shape("svg", { role: "img", "aria-label": label, height: HEIGHT, class: "chart" });
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   svg.append(...rules(marks, width, y, compact));
   for (let hour = 0; hour < hours; hour += 1) {
     const left = LEFT + hour * step;
-    if (hour % every === 0) svg.append(text(left, HEIGHT - 5, `${clock(hour)}`, "start"));
+    if (hour % every === 0) svg.append(text(left, HEIGHT - 5, clock(hour), "start"));
+    const [x, across] = [(left + 1).toFixed(1), Math.max(1, step - 2).toFixed(1)];
     svg.append(...stack(series, hour, y).map(({ from, to, name, value, kind }) =>
-      shape("rect", { class: `bar-of ${kind}`, x: (left + 1).toFixed(1), width: Math.max(1, step - 2).toFixed(1), y: to.toFixed(1), height: (from - to).toFixed(1) },
+      shape("rect", { class: kind, x, width: across, y: to.toFixed(1), height: (from - to).toFixed(1) },
         shape("title", {}, `${clock(hour)}, ${isolated(name)}: ${count(value)} tokens`))));
   }
   box.replaceChildren(svg);
@@ -157,7 +159,8 @@ export function clock(hour) {
 /** The same bars as a table: hours down, series across. */
 export function fillHours(table, series) {
   const heads = ["Hour", ...series.map(({ name }) => name)];
-  const rows = Array.from({ length: 24 }, (_, hour) => hour).filter((hour) => series.some(({ values }) => values[hour] > 0));
+  const isUsed = (hour) => series.some(({ values }) => values[hour] > 0);
+  const rows = Array.from({ length: 24 }, (_, hour) => hour).filter(isUsed);
   const row = (hour) => element("tr", {},
     element("th", { scope: "row", class: "text" }, clock(hour)),
     ...series.map(({ values }) => element("td", { class: "number" }, count(values[hour]))));

@@ -9,9 +9,9 @@ const MOST_ROWS = 200;
 const LONG_TEXT = 60;
 
 /**
- * A column is `{head, value(item)}`, and may have `kind` ("text": what somebody wrote, "word", "number", "code"),
- * `under(item)`: a line below, `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the value, `title(item)`; or
- * instead of all these `controls(key, cell)`: `{node, update(item)}`.
+ * A column is `{head, value(item)}`, and may have `kind` ("text": what somebody wrote, "prose": the same, never cut,
+ * "word", "number", "code"), `under(item)`: a line below, `part(item)`: a bar from 0 to 1, `mark(item)`: a class of the
+ * value, `title(item)`; or instead of all these `controls(key, cell)`: `{node, update(item)}`.
  */
 export class Table {
   #table;
@@ -90,7 +90,8 @@ function cellOf(column, isFirst, key) {
     node.append(controls.node);
     return { node, update: controls.update };
   }
-  const value = node.appendChild(element(column.kind === "code" ? "code" : "span", column.kind === "text" ? { dir: "auto" } : {}));
+  const value = node.appendChild(element(column.kind === "code" ? "code" : "span"));
+  if (column.kind === "text") value.dir = "auto";
   const under = column.under && node.appendChild(element("span", { class: "under" }));
   const bar = column.part && element("span");
   if (bar) node.append(element("span", { class: "bar", "aria-hidden": "true" }, bar));

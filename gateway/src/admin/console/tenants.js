@@ -9,6 +9,8 @@ import { foldUsage, leftOf, midnight, topSeries, usagePath, withLive } from "./u
 
 /** The ledger is asked that often while the tab is seen. */
 const REFRESH_MS = 30_000;
+/** And after so long where it gave no answer. */
+const AGAIN_MS = 5000;
 
 export class Tenants {
   #api;
@@ -52,13 +54,15 @@ export class Tenants {
     this.#asked = performance.now();
     const start = midnight(at);
     try {
-      const pages = await Promise.all(["completions", "embeddings"].map((kind) => this.#api.get(usagePath(kind, start))));
+      const paths = ["completions", "embeddings"].map((kind) => usagePath(kind, start));
+      const pages = await Promise.all(paths.map((path) => this.#api.get(path)));
       this.#used = foldUsage(pages, start);
       setText(byId("usage-problem"), "");
       setText(byId("usage-day"), `${new Date(start * 1000).toISOString().slice(0, 10)}, UTC`);
       this.#draw();
       this.#fill();
     } catch (error) {
+      this.#asked = performance.now() - REFRESH_MS + AGAIN_MS;
       setText(byId("usage-problem"), `The use of today cannot be read. ${explain(error)}`);
     }
   }
@@ -67,7 +71,8 @@ export class Tenants {
     if (!this.#used) return;
     const series = topSeries(this.#used);
     const tokens = this.#used.reduce((sum, one) => sum + one.tokens, 0);
-    drawBars(byId("usage-plot"), byId("usage-legend"), series, `Tokens by hour, stacked by tenant: ${count(tokens)} today; the table below has the numbers`);
+    const label = `Tokens by hour, stacked by tenant: ${count(tokens)} today; the table below has the numbers`;
+    drawBars(byId("usage-plot"), byId("usage-legend"), series, label);
     fillHours(byId("usage-hours"), series);
   }
 
@@ -80,7 +85,8 @@ export class Tenants {
     if (!this.#used) return;
     const rows = withLive(this.#used, this.#live.tenants);
     const found = rows.filter(({ tenant }) => tenant.toLowerCase().includes(this.#wanted));
-    const shown = this.#table.show(found, rows.length > 0 ? "No tenant has this in its name." : "No tenant has used anything today.");
+    const nobody = rows.length > 0 ? "No tenant has this in its name." : "No tenant has used anything today.";
+    const shown = this.#table.show(found, nobody);
     tellMore("tenants-more", shown, found.length, "Filter to see the others.");
   }
 }

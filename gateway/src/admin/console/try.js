@@ -31,7 +31,9 @@ export class Try {
     const missing = fields.find((field) => field.value.trim() === "" || !field.validity.valid);
     for (const field of fields) setAttribute(field, "aria-invalid", field === missing ? "true" : null);
     if (missing) {
-      setText(byId("try-problem"), missing.id === "try-tokens" ? "Max tokens is a whole number from 1 on." : "An API key and a prompt are needed.");
+      const isNumber = missing.id === "try-tokens";
+      const needed = isNumber ? "Max tokens is a whole number from 1 on." : "An API key and a prompt are needed.";
+      setText(byId("try-problem"), needed);
       missing.focus();
       return;
     }
@@ -45,14 +47,16 @@ export class Try {
     } catch (error) {
       if (this.#running.signal.aborted) this.#end(tally, "Stopped.", "");
       else if (error instanceof Refused) this.#end(tally, "Refused.", explain(error));
-      else this.#end(tally, "Failed.", "The connection to the gateway was lost; hint: is the port-forward still running?");
+      else this.#end(tally, "Failed.", "The connection was lost; hint: is the port-forward still running?");
     }
   }
 
   #begin() {
     this.#running = new AbortController();
-    byId("try-send").disabled = true;
     byId("try-stop").disabled = false;
+    // A button that is disabled loses the focus to nothing.
+    if (document.activeElement === byId("try-send")) byId("try-stop").focus();
+    byId("try-send").disabled = true;
     byId("try-answer").ariaBusy = "true";
     setText(byId("try-problem"), "");
     setText(byId("try-id"), "");
@@ -65,12 +69,11 @@ export class Try {
     show(tally);
     setText(byId("try-state"), state);
     setText(byId("try-problem"), problem);
-    const stopHadFocus = document.activeElement === byId("try-stop");
     this.#running = null;
     byId("try-send").disabled = false;
+    if (document.activeElement === byId("try-stop")) byId("try-send").focus();
     byId("try-stop").disabled = true;
     byId("try-answer").ariaBusy = "false";
-    if (stopHadFocus) byId("try-send").focus();
   }
 
   async #read(tally, key, body) {
@@ -107,12 +110,19 @@ function show(tally) {
   append(byId("try-text"), text);
   setText(byId("try-ttft"), duration(ttft));
   setText(byId("try-count"), count(tokens));
-  setText(byId("try-prompt-tokens"), promptTokens === null ? "generated" : `generated; ${count(promptTokens)} of the prompt`);
+  const ofPrompt = promptTokens === null ? "" : `; ${count(promptTokens)} of the prompt`;
+  setText(byId("try-prompt-tokens"), `generated${ofPrompt}`);
   setText(byId("try-speed"), rate(tokensPerSecond));
   setText(byId("try-position"), count(position));
-  setText(byId("try-wait"), expectedWait === null || position === null ? "while waiting" : `about ${duration(expectedWait)} to wait`);
+  setText(byId("try-wait"), position === null ? "while waiting" : waitOf(expectedWait));
   if (position !== null) setText(byId("try-state"), "Waiting for a slot.");
   else if (ttft !== null) setText(byId("try-state"), "Answering.");
+}
+
+/** Whole seconds come from the gateway. */
+function waitOf(seconds) {
+  if (seconds === null) return "the wait is not known";
+  return seconds === 0 ? "less than a second to wait" : `about ${duration(seconds)} to wait`;
 }
 
 /** Adds what is new, so that text which somebody has selected stays selected. */

@@ -12,7 +12,8 @@ export function midnight(seconds) {
 
 /** Where to ask for a kind of use ("completions", "embeddings") of the day that began then. */
 export function usagePath(kind, start) {
-  return `/v1/organization/usage/${kind}?start_time=${start}&end_time=${start + DAY}&bucket_width=1h&limit=24&group_by=project_id`;
+  const day = `start_time=${start}&end_time=${start + DAY}&bucket_width=1h&limit=24`;
+  return `/v1/organization/usage/${kind}?${day}&group_by=project_id`;
 }
 
 /** What each tenant used: by name, `{tenant, requests, prompt, output, tokens, values}`, the most tokens first. */
@@ -42,7 +43,8 @@ function nothing(tenant) {
 /** The largest tenants as a series each, all others as one. */
 export function topSeries(used) {
   const withTokens = used.filter(({ tokens }) => tokens > 0);
-  const series = withTokens.slice(0, MOST_SERIES).map(({ tenant, values }) => ({ name: tenant, values, others: false }));
+  const named = ({ tenant, values }) => ({ name: tenant, values, others: false });
+  const series = withTokens.slice(0, MOST_SERIES).map(named);
   const rest = withTokens.slice(MOST_SERIES);
   if (rest.length > 0) {
     const values = Array.from({ length: 24 }, (_, hour) => rest.reduce((sum, one) => sum + one.values[hour], 0));

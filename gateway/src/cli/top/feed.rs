@@ -97,9 +97,9 @@ impl Feed {
                 Failure::Lost(error) => error,
                 Failure::Refused(error) => return Err(error),
             };
-            // The hint is for who starts this program.
+            // What matters first, since narrow terminals cut it. The hint is for who starts this program.
             let text = error.to_string();
-            let text = format!("{}; trying again", text.lines().next().unwrap_or_default());
+            let text = format!("Trying again: {}", text.lines().next().unwrap_or_default());
             known.send_modify(|known| known.lost = Some(text));
             time::sleep(pause).await;
             pause = LAST_PAUSE.min(pause * 2);

@@ -103,7 +103,7 @@ fn help(width: usize) -> Vec<Line> {
 
 fn foot(view: &View, hidden: usize, width: usize) -> Line {
     let paused = if view.is_paused { "PAUSED  " } else { "" };
-    let more = if hidden > 0 { format!("  {hidden} more lines") } else { String::new() };
+    let more = if hidden > 0 { format!("  {hidden} below") } else { String::new() };
     let mut span = Span::new(Style::Bar, format!("{paused}q quit  p pause  h help{more}"));
     span.fit(width, false);
     Line(vec![span])

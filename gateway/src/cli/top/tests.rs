@@ -109,7 +109,7 @@ acme    decode       17    9.8   3.1s
 globex  prefill       0      -  1m15s
 
 QUEUE 1; expected for newcomers: batch …
-q quit  p pause  h help  12 more lines
+q quit  p pause  h help  12 below
 ";
     assert_eq!(shown(&snapshot(value()), 40, 12), expected);
 }
@@ -221,7 +221,7 @@ fn the_tables_scroll_and_stop_at_their_ends() {
     assert!(press(Scroll::NextPart)[head].starts_with("UPSTREAMS"));
     let end = press(Scroll::End);
     assert_eq!(press(Scroll::Page), end);
-    assert!(!end[23].contains("more lines"), "{end:?}");
+    assert!(!end[23].contains("below"), "{end:?}");
     assert_ne!(press(Scroll::PageBack), end);
     press(Scroll::End);
     assert_eq!(press(Scroll::NextPart), first);
