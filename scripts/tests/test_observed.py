@@ -45,9 +45,9 @@ NOT_PROVOKED = {
     ("LlamaGatewaySlotsIdleWithBacklog", "warning"): "a fault of the gateway, none is known",
     ("LlamaGatewayTokenBucketDrift", "warning"): "a fault of the gateway, none is known",
 }
-# Alerts that the mixed load may bring: a llama-server is lost under it.
+# Alerts that the mixed load may bring: a llama-server is lost under it, and on a slow machine many wait in vain.
 UNDER_LOAD = [("LlamaServerRestarting", "warning"), ("LlamaGatewayErrorBudgetBurn", "critical"),
-              ("LlamaGatewayErrorBudgetBurn", "warning")]
+              ("LlamaGatewayErrorBudgetBurn", "warning"), ("LlamaGatewayQueueSaturated", "warning")]
 # Series that are Prometheus' own.
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
                  "scrape_samples_post_metric_relabeling", "ALERTS", "ALERTS_FOR_STATE"}
