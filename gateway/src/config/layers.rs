@@ -262,6 +262,8 @@ fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            // A whole number where any is wanted: what the environment says may be another one.
+            (Some(Value::Float(base)), Value::Integer(over)) => *base = over as f64,
             (_, value) => {
                 base.insert(key, value);
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Outbox;
 use super::collector::{Collector, Failure};
-use super::protobuf::{self, PartialSuccess};
+use super::protobuf::{self, PartialSuccess, Resource};
 use super::record::Record;
 use super::spans;
 
@@ -42,7 +42,7 @@ struct Outage {
 /// Brings traces to the collector.
 pub struct Exporter {
     collector: Collector,
-    resource: Vec<(&'static str, String)>,
+    resource: Resource,
     receiver: mpsc::Receiver<Record>,
     outbox: Arc<Outbox>,
     gathered: Vec<Record>,
@@ -108,15 +108,13 @@ impl Exporter {
     }
 
     fn encode(&mut self) {
-        let (mut spans, mut encoded) = (0, Vec::new());
+        let mut messages = Vec::new();
         for record in self.gathered.drain(..) {
-            let context = &record.context;
-            for span in spans::of(&record) {
-                protobuf::span(&mut encoded, &context.trace_id.0, context.tracestate.as_deref(), &span);
-                spans += 1;
-            }
+            let (trace_id, tracestate) = (&record.context.trace_id.0, record.context.tracestate.as_deref());
+            messages.extend(spans::of(&record).iter().map(|span| protobuf::span(trace_id, tracestate, span)));
         }
-        let body = protobuf::request(&self.resource, &encoded).into();
+        let spans = messages.len() as u64;
+        let body = protobuf::request(&self.resource, messages).into();
         self.batch = Some(Batch { body, spans, tries: 0 });
     }
 

@@ -1,19 +1,16 @@
-//! As much of protobuf as OTLP needs: an `ExportTraceServiceRequest` is written, an `ExportTraceServiceResponse` read.
+//! The messages of OTLP: an `ExportTraceServiceRequest` is written, an `ExportTraceServiceResponse` read.
 //!
-//! The fields and their numbers are those of <https://github.com/open-telemetry/opentelemetry-proto> (version 1, which
-//! does not change them any more). The wire format is told at <https://protobuf.dev/programming-guides/encoding/>.
+//! Fields and numbers are those of <https://github.com/open-telemetry/opentelemetry-proto> (version 1, which does not change
+//! them any more), as far as they are used. The crate that is generated from all of them brings a gRPC stack with it.
 
+use prost::{Message, Oneof};
+
+use super::context::SpanId;
 use super::names;
 use super::spans::{Kind, Span, Value};
 
-/// Wire types.
-const VARINT: u64 = 0;
-const FIXED64: u64 = 1;
-const BYTES: u64 = 2;
-const FIXED32: u64 = 5;
-
 /// `Status.code` of a span that failed.
-const STATUS_ERROR: u64 = 2;
+const STATUS_ERROR: i32 = 2;
 /// `Span.flags`: bit 8 says that bit 9 is known, and bit 9 that the parent is of another process. The lowest is the
 /// sampled flag.
 const FLAGS_LOCAL: u32 = 0x101;
@@ -22,119 +19,175 @@ const FLAGS_REMOTE: u32 = 0x301;
 /// Bytes of a receiver's message that are kept.
 const MAX_MESSAGE: usize = 200;
 
+/// `ExportTraceServiceRequest`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Request {
+    #[prost(message, optional, tag = "1")]
+    spans: Option<ResourceSpans>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceSpans {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, optional, tag = "2")]
+    spans: Option<ScopeSpans>,
+}
+
 /// Attributes of the service that all spans are of.
-pub(super) type Resource = [(&'static str, String)];
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<KeyValue>,
 }
 
-fn tag(out: &mut Vec<u8>, field: u64, wire_type: u64) {
-    varint(out, field << 3 | wire_type);
+#[derive(Clone, PartialEq, Message)]
+struct ScopeSpans {
+    #[prost(message, optional, tag = "1")]
+    scope: Option<Scope>,
+    #[prost(message, repeated, tag = "2")]
+    spans: Vec<SpanMessage>,
 }
 
-fn number(out: &mut Vec<u8>, field: u64, value: u64) {
-    tag(out, field, VARINT);
-    varint(out, value);
+#[derive(Clone, PartialEq, Message)]
+struct Scope {
+    #[prost(string, tag = "1")]
+    name: String,
 }
 
-fn fixed64(out: &mut Vec<u8>, field: u64, value: u64) {
-    tag(out, field, FIXED64);
-    out.extend_from_slice(&value.to_le_bytes());
+/// `Span`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SpanMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    span_id: Vec<u8>,
+    #[prost(string, tag = "3")]
+    trace_state: String,
+    #[prost(bytes = "vec", tag = "4")]
+    parent_span_id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    name: String,
+    #[prost(int32, tag = "6")]
+    kind: i32,
+    #[prost(fixed64, tag = "7")]
+    start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "8")]
+    end_time_unix_nano: u64,
+    #[prost(message, repeated, tag = "9")]
+    attributes: Vec<KeyValue>,
+    #[prost(message, optional, tag = "15")]
+    status: Option<Status>,
+    #[prost(fixed32, tag = "16")]
+    flags: u32,
 }
 
-fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
-    tag(out, field, BYTES);
-    varint(out, value.len() as u64);
-    out.extend_from_slice(value);
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "3")]
+    code: i32,
 }
 
-/// A message within a message; `write` writes it. Its length stands before it: in one byte, as of nearly all, or what was
-/// written is moved up.
-fn message(out: &mut Vec<u8>, field: u64, write: impl FnOnce(&mut Vec<u8>)) {
-    tag(out, field, BYTES);
-    let at = out.len();
-    out.push(0);
-    write(out);
-    let length = out.len() - at - 1;
-    if length < 0x80 {
-        out[at] = length as u8;
-        return;
-    }
-    let mut written = Vec::with_capacity(4);
-    varint(&mut written, length as u64);
-    out.splice(at..=at, written);
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<AnyValue>,
 }
 
-/// Appends a span as the scope that it stands in has it.
-pub(super) fn span(out: &mut Vec<u8>, trace_id: &[u8], tracestate: Option<&str>, span: &Span<'_>) {
-    message(out, 2, |out| {
-        bytes(out, 1, trace_id);
-        bytes(out, 2, &span.id.0);
-        if let Some(tracestate) = tracestate {
-            bytes(out, 3, tracestate.as_bytes());
-        }
-        if let Some(parent) = span.parent {
-            bytes(out, 4, &parent.0);
-        }
-        bytes(out, 5, span.name.as_bytes());
-        let kind = match span.kind {
+#[derive(Clone, PartialEq, Message)]
+struct AnyValue {
+    #[prost(oneof = "Any", tags = "1, 2, 3, 4, 5")]
+    value: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Any {
+    #[prost(string, tag = "1")]
+    Text(String),
+    #[prost(bool, tag = "2")]
+    Flag(bool),
+    #[prost(int64, tag = "3")]
+    Integer(i64),
+    #[prost(double, tag = "4")]
+    Real(f64),
+    #[prost(message, tag = "5")]
+    Array(Array),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Array {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<AnyValue>,
+}
+
+/// `ExportTraceServiceResponse`
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<Partial>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Partial {
+    #[prost(int64, tag = "1")]
+    rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
+}
+
+/// A span of this trace.
+pub(super) fn span(trace_id: &[u8], tracestate: Option<&str>, span: &Span<'_>) -> SpanMessage {
+    let remote = span.kind == Kind::Server && span.parent.is_some();
+    SpanMessage {
+        trace_id: trace_id.to_vec(),
+        span_id: span.id.0.to_vec(),
+        trace_state: tracestate.unwrap_or_default().to_owned(),
+        parent_span_id: span.parent.map_or_else(Vec::new, |SpanId(parent)| parent.to_vec()),
+        name: span.name.to_string(),
+        kind: match span.kind {
             Kind::Internal => 1,
             Kind::Server => 2,
             Kind::Client => 3,
-        };
-        number(out, 6, kind);
-        fixed64(out, 7, span.from);
-        fixed64(out, 8, span.to);
-        for (name, value) in &span.attributes {
-            attribute(out, 9, name, value);
-        }
-        if span.is_error {
-            message(out, 15, |out| number(out, 3, STATUS_ERROR));
-        }
-        tag(out, 16, FIXED32);
-        let remote = span.kind == Kind::Server && span.parent.is_some();
-        out.extend_from_slice(&if remote { FLAGS_REMOTE } else { FLAGS_LOCAL }.to_le_bytes());
-    });
-}
-
-fn attribute(out: &mut Vec<u8>, field: u64, name: &str, value: &Value<'_>) {
-    message(out, field, |out| {
-        bytes(out, 1, name.as_bytes());
-        message(out, 2, |out| match value {
-            Value::Text(text) => bytes(out, 1, text.as_bytes()),
-            Value::OneText(text) => message(out, 5, |out| message(out, 1, |out| bytes(out, 1, text.as_bytes()))),
-            Value::Flag(flag) => number(out, 2, u64::from(*flag)),
-            Value::Integer(integer) => number(out, 3, *integer),
-            Value::Real(real) => fixed64(out, 4, real.to_bits()),
-        });
-    });
-}
-
-/// The whole request: the spans, as [`span`] has written them, of one service.
-pub(super) fn request(resource: &Resource, spans: &[u8]) -> Vec<u8> {
-    let mut scope = Vec::with_capacity(64);
-    message(&mut scope, 1, |out| bytes(out, 1, b"llama-gateway"));
-    let mut head = Vec::with_capacity(256);
-    message(&mut head, 1, |out| {
-        for (name, value) in resource {
-            attribute(out, 1, name, &Value::Text(value));
-        }
-    });
-    let scope_spans = scope.len() + spans.len();
-    tag(&mut head, 2, BYTES);
-    varint(&mut head, scope_spans as u64);
-    let mut request = Vec::with_capacity(head.len() + scope_spans + 16);
-    tag(&mut request, 1, BYTES);
-    varint(&mut request, (head.len() + scope_spans) as u64);
-    for part in [&head, &scope, spans] {
-        request.extend_from_slice(part);
+        },
+        start_time_unix_nano: span.from,
+        end_time_unix_nano: span.to,
+        attributes: span.attributes.iter().map(|(name, value)| attribute(name, any(value))).collect(),
+        status: span.is_error.then_some(Status { code: STATUS_ERROR }),
+        flags: if remote { FLAGS_REMOTE } else { FLAGS_LOCAL },
     }
-    request
+}
+
+fn attribute(name: &str, value: Any) -> KeyValue {
+    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
+
+fn any(value: &Value<'_>) -> Any {
+    match *value {
+        Value::Text(text) => Any::Text(text.to_owned()),
+        Value::OneText(text) => Any::Array(Array { values: vec![AnyValue { value: Some(Any::Text(text.to_owned())) }] }),
+        Value::Flag(flag) => Any::Flag(flag),
+        Value::Integer(integer) => Any::Integer(i64::try_from(integer).unwrap_or(i64::MAX)),
+        Value::Real(real) => Any::Real(real),
+    }
+}
+
+/// What the spans are of.
+pub(super) fn resource(service_name: &str, instance: &str) -> Resource {
+    let attributes = [
+        (names::SERVICE_NAME, service_name),
+        (names::SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
+        (names::SERVICE_INSTANCE_ID, instance),
+    ];
+    Resource { attributes: attributes.map(|(name, text)| attribute(name, Any::Text(text.to_owned()))).into() }
+}
+
+/// The whole request: spans of one service.
+pub(super) fn request(resource: &Resource, spans: Vec<SpanMessage>) -> Vec<u8> {
+    let scope = Some(Scope { name: "llama-gateway".to_owned() });
+    let spans = Some(ScopeSpans { scope, spans });
+    Request { spans: Some(ResourceSpans { resource: Some(resource.clone()), spans }) }.encode_to_vec()
 }
 
 /// What a receiver says of spans that it did not take.
@@ -145,74 +198,17 @@ pub(super) struct PartialSuccess {
     pub(super) message: String,
 }
 
-/// Reads an `ExportTraceServiceResponse`; one that cannot be read says nothing.
+/// Reads the answer to a request; one that cannot be read says nothing.
 pub(super) fn response(bytes: &[u8]) -> PartialSuccess {
-    let mut found = PartialSuccess::default();
-    fields(bytes, |field, value| {
-        if let (1, Field::Bytes(partial)) = (field, value) {
-            fields(partial, |field, value| match (field, value) {
-                (1, Field::Number(rejected)) => found.rejected = rejected,
-                (2, Field::Bytes(text)) => {
-                    let text = String::from_utf8_lossy(text);
-                    found.message = text.chars().filter(|char| !char.is_control()).take(MAX_MESSAGE).collect();
-                }
-                _ => {}
-            });
-        }
-    });
-    found
-}
-
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// Tells each field of a message, up to where it cannot be read.
-fn fields<'a>(mut bytes: &'a [u8], mut each: impl FnMut(u64, Field<'a>)) {
-    while let Some(tag) = take_varint(&mut bytes) {
-        let value = match tag & 7 {
-            VARINT => take_varint(&mut bytes).map(Field::Number),
-            FIXED64 => take(&mut bytes, 8).map(Field::Bytes),
-            BYTES => take_varint(&mut bytes).and_then(|length| take(&mut bytes, length)).map(Field::Bytes),
-            FIXED32 => take(&mut bytes, 4).map(Field::Bytes),
-            _ => None,
-        };
-        let Some(value) = value else { return };
-        each(tag >> 3, value);
+    let partial = Response::decode(bytes).ok().and_then(|response| response.partial_success).unwrap_or_default();
+    PartialSuccess {
+        rejected: u64::try_from(partial.rejected_spans).unwrap_or_default(),
+        message: partial.error_message.chars().filter(|char| !char.is_control()).take(MAX_MESSAGE).collect(),
     }
-}
-
-fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
-    *bytes = rest;
-    Some(taken)
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let [byte] = *take(bytes, 1)? else { return None };
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// What the spans are of.
-pub(super) fn resource(service_name: &str, instance: &str) -> Vec<(&'static str, String)> {
-    vec![
-        (names::SERVICE_NAME, service_name.to_owned()),
-        (names::SERVICE_VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-        (names::SERVICE_INSTANCE_ID, instance.to_owned()),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::context::SpanId;
     use super::*;
 
     #[test]
@@ -226,9 +222,8 @@ mod tests {
         ];
         let (id, parent) = (SpanId([2; 8]), Some(SpanId([3; 8])));
         let of = Span { id, parent, name: "s".into(), kind: Kind::Server, from: 1, to: 2, attributes, is_error: true };
-        let mut encoded = Vec::new();
-        span(&mut encoded, &[1; 16], Some("k=v"), &of);
-        let written = request(&[("n", "v".to_owned())], &encoded);
+        let resource = Resource { attributes: vec![attribute("n", Any::Text("v".to_owned()))] };
+        let written = request(&resource, vec![span(&[1; 16], Some("k=v"), &of)]);
         let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN.replace([' ', '\n'], ""));
     }
@@ -242,12 +237,9 @@ mod tests {
 
     #[test]
     fn what_a_collector_did_not_take_is_read_and_shortened() {
-        let mut answer = Vec::new();
-        message(&mut answer, 1, |out| {
-            number(out, 1, 300);
-            bytes(out, 2, format!("too old\n{}", "x".repeat(300)).as_bytes());
-        });
-        let read = response(&answer);
+        let error_message = format!("too old\n{}", "x".repeat(300));
+        let partial_success = Some(Partial { rejected_spans: 300, error_message });
+        let read = response(&Response { partial_success }.encode_to_vec());
         assert_eq!((read.rejected, read.message.len()), (300, MAX_MESSAGE));
         assert!(read.message.starts_with("too oldxx"));
     }

@@ -223,8 +223,11 @@ mod tests {
         std::fs::write(key_file.path(), "a-key-that-nobody-checks").unwrap();
         let admin = Some(format!("http://{address}"));
         let arguments = TopArguments { admin, key_file: Some(key_file.path().to_owned()), ..TopArguments::default() };
-        (Feed { patience: Duration::from_millis(200), ..Feed::new(arguments).unwrap() }, key_file)
+        (Feed::new(arguments).unwrap(), key_file)
     }
+
+    /// For those whose other side falls silent. No test may need an answer within it.
+    const SHORT: Duration = Duration::from_millis(50);
 
     fn told(failure: Failure) -> (&'static str, String) {
         match failure {
@@ -247,7 +250,10 @@ mod tests {
             ("SSH-2.0-OpenSSH_9.2\r\n", "lost", "no gateway answers"),
             ("", "lost", "no gateway answers"),
         ] {
-            let (feed, _key_file) = feed(answer);
+            let (mut feed, _key_file) = feed(answer);
+            if expected == "timed out" {
+                feed.patience = SHORT;
+            }
             let (was, text) = told(feed.once().await.err().unwrap());
             assert!(was == kind && text.contains(expected), "{answer}: {was}: {text}");
             assert!(!text.contains('\x1b'), "{text:?}");
@@ -273,6 +279,9 @@ mod tests {
             let (feed, _key_file) = feed(answer.leak());
             let mut stream = feed.open().await.ok().unwrap();
             assert_eq!(stream.next().await.ok().unwrap().running_total, 7);
+            if rest.is_empty() {
+                stream.patience = SHORT;
+            }
             let (_, text) = told(stream.next().await.err().unwrap());
             assert!(text.contains(expected), "{rest}: {text}");
         }
@@ -280,7 +289,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_that_accepts_and_says_nothing_is_not_waited_for() {
-        let (feed, _key_file) = feed("");
+        let (mut feed, _key_file) = feed("");
+        feed.patience = SHORT;
         let (kind, text) = told(feed.open().await.err().unwrap());
         assert!(kind == "lost" && text.contains("does not answer"), "{text}");
     }
