@@ -27,7 +27,11 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_):
+                """Who asked has left: nobody needs to know."""
+
+        self._server = Quiet(("127.0.0.1", port), Handler)
         self.address = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

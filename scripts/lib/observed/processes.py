@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 # Generous: the machine may be busy.
-PATIENCE = 120
+PATIENCE = 240
 # The kernel's parent-death signal follows the thread that spawned: one that lives as long as the test spawns all.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _RUNNING, _LOCK = [], threading.Lock()

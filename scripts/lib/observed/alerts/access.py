@@ -34,7 +34,7 @@ def old_key(place):
     """A key expires, and is revoked."""
     gateway = place.gateway(simulator(place.folder).start().url)
     place.cause()
-    key = gateway.create_key("acme", expires="8s")
+    key = gateway.create_key("acme", expires="20s")
     place.fires("LlamaGatewayKeyExpiring", "info")
     place.fires("LlamaGatewayKeyExpired")
     place.silent("LlamaGatewayKeyExpiring", "info")
