@@ -145,12 +145,7 @@ impl App {
     }
 
     /// Answers a request that has no account yet with its refusal; counts and logs it.
-    pub fn refuse(&self, dialect: Dialect, request_id: &str, rejection: &Rejection) -> Response {
-        self.refuse_traced(dialect, request_id, rejection, &Trace::default())
-    }
-
-    /// The same for a request that has a trace.
-    pub fn refuse_traced(&self, dialect: Dialect, request_id: &str, rejection: &Rejection, trace: &Trace) -> Response {
+    pub fn refuse(&self, dialect: Dialect, request_id: &str, rejection: &Rejection, trace: &Trace) -> Response {
         trace.refused(rejection);
         self.metrics.refused_total.with_label_values(&[rejection.reason.label()]).inc();
         tracing::info!(

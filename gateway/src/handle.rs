@@ -64,7 +64,7 @@ pub async fn handle(app: &Arc<App>, surface: Surface, arrival: Arrival, body: Bo
     let refuse = |rejection: Rejection| {
         let ending = Ending::Failed(rejection.reason).label();
         app.metrics.requests_total.with_label_values(&[surface.label(), ending]).inc();
-        app.refuse_traced(dialect, &arrival.request_id, &rejection, &arrival.trace)
+        app.refuse(dialect, &arrival.request_id, &rejection, &arrival.trace)
     };
     let entered = match enter(app, surface, body, &arrival).await {
         Ok(entered) => entered,

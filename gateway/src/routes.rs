@@ -101,12 +101,12 @@ async fn answer(
     let mut trace = Trace::default();
     let asking = match Asking::of(app, &head, request_id, &mut trace).await {
         Ok(asking) => asking,
-        Err(rejection) => return app.refuse_traced(dialect, request_id, &rejection, &trace),
+        Err(rejection) => return app.refuse(dialect, request_id, &rejection, &trace),
     };
     let (caller, terms) = (asking.caller.clone(), asking.terms.clone());
     let mut response = match admit(app, &mut head, asking, request_id.clone(), &trace) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
-        Err(rejection) => app.refuse_traced(dialect, request_id, &rejection, &trace),
+        Err(rejection) => app.refuse(dialect, request_id, &rejection, &trace),
     };
     trace.answered(response.status().as_u16());
     app.limits.tell(&caller, &terms, response.headers_mut());
@@ -188,7 +188,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 async fn list_models(State(app): State<Arc<App>>, request: Request) -> Response {
     match scope_of(&request) {
         Ok(scope) => axum::Json(app.models(scope)).into_response(),
-        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
+        Err(rejection) => refuse(&app, &request, Dialect::OpenAi, &rejection),
     }
 }
 
@@ -199,7 +199,7 @@ async fn one_model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRej
         .and_then(|scope| app.one_model(&id).filter(|_| app.may_use(scope, &id)).ok_or_else(|| app.no_such_model(&id)));
     match found {
         Ok(model) => axum::Json(model).into_response(),
-        Err(rejection) => app.refuse(Dialect::OpenAi, id_of(&request), &rejection),
+        Err(rejection) => refuse(&app, &request, Dialect::OpenAi, &rejection),
     }
 }
 
@@ -209,17 +209,17 @@ async fn own_usage(State(app): State<Arc<App>>, request: Request) -> Response {
         None => Err(Rejection::new(Reason::Internal, "The gateway is at fault.")),
     };
     let dialect = Dialect::of_request(request.uri().path(), request.headers());
-    own.map_or_else(|rejection| app.refuse(dialect, id_of(&request), &rejection), |own| axum::Json(own).into_response())
+    own.map_or_else(|rejection| refuse(&app, &request, dialect, &rejection), |own| axum::Json(own).into_response())
 }
 
 async fn unknown_url(State(app): State<Arc<App>>, request: Request) -> Response {
     let rejection = Rejection::new(Reason::UnknownUrl, "This path is not served.");
-    app.refuse(Dialect::of_path(request.uri().path()), id_of(&request), &rejection)
+    refuse(&app, &request, Dialect::of_path(request.uri().path()), &rejection)
 }
 
 async fn method_not_allowed(State(app): State<Arc<App>>, request: Request) -> Response {
     let rejection = Rejection::new(Reason::MethodNotAllowed, "This path is not served by this method.");
-    app.refuse(Dialect::of_request(request.uri().path(), request.headers()), id_of(&request), &rejection)
+    refuse(&app, &request, Dialect::of_request(request.uri().path(), request.headers()), &rejection)
 }
 
 /// What the caller of a request may use. Every request that has passed the gate has one.
@@ -227,6 +227,9 @@ fn scope_of(request: &Request<Body>) -> Result<&Scope, Rejection> {
     request.extensions().get::<Arrival>().map(|arrival| &*arrival.caller.scope).ok_or_else(Rejection::internal)
 }
 
-fn id_of(request: &Request<Body>) -> &str {
-    request.extensions().get::<RequestId>().map_or("", |id| &id.0)
+/// Answers a request that has passed the gate with its refusal.
+fn refuse(app: &App, request: &Request<Body>, dialect: Dialect, rejection: &Rejection) -> Response {
+    let id = request.extensions().get::<RequestId>().map_or("", |id| &id.0);
+    let trace = request.extensions().get::<Arrival>().map(|arrival| arrival.trace.clone()).unwrap_or_default();
+    app.refuse(dialect, id, rejection, &trace)
 }

@@ -166,7 +166,9 @@ fn attribute(name: &str, value: Any) -> KeyValue {
 fn any(value: &Value<'_>) -> Any {
     match *value {
         Value::Text(text) => Any::Text(text.to_owned()),
-        Value::OneText(text) => Any::Array(Array { values: vec![AnyValue { value: Some(Any::Text(text.to_owned())) }] }),
+        Value::OneText(text) => {
+            Any::Array(Array { values: vec![AnyValue { value: Some(Any::Text(text.to_owned())) }] })
+        }
         Value::Flag(flag) => Any::Flag(flag),
         Value::Integer(integer) => Any::Integer(i64::try_from(integer).unwrap_or(i64::MAX)),
         Value::Real(real) => Any::Real(real),
