@@ -120,10 +120,10 @@ pub(super) fn span(seconds: f64) -> String {
 pub(super) fn count(number: u64) -> String {
     let rounded = number as f64;
     match number {
-        ..100_000 => number.to_string(),
-        ..999_500 => format!("{:.0}k", rounded / 1e3),
-        ..99_950_000 => format!("{:.1}M", rounded / 1e6),
-        ..999_500_000 => format!("{:.0}M", rounded / 1e6),
+        0..100_000 => number.to_string(),
+        100_000..999_500 => format!("{:.0}k", rounded / 1e3),
+        999_500..99_950_000 => format!("{:.1}M", rounded / 1e6),
+        99_950_000..999_500_000 => format!("{:.0}M", rounded / 1e6),
         _ => format!("{:.1}G", rounded / 1e9),
     }
 }
