@@ -173,7 +173,7 @@ fn the_screen_follows_what_runs_and_who_waits() {
     let screen = terminal.wait("the smaller screen is used", |screen| {
         let mut lines = screen.lines().map(str::trim_end);
         lines.any(|line| line == "TENANT  PHASE   OUTPUT  TOK/S   AGE")
-            && lines.last().is_some_and(|foot| foot.contains("below"))
+            && lines.next_back().is_some_and(|foot| foot.contains("below"))
     });
     assert!(screen.contains("RUNNING 1"), "a pause is one: {screen}");
     terminal.press("p");
