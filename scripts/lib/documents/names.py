@@ -6,7 +6,7 @@ from .shell import block_commands, simple_commands
 # Two words at least, the first one of letters, so that names of quantisations (Q4_K_M, IQ1_S) are none.
 PARAMETER = re.compile(r"^([A-Z][A-Za-z]*[A-Za-z]_[A-Z][A-Z0-9_]*)(?:=\S*)?$")
 # Other programs' own.
-FOREIGN = re.compile(r"^(LLAMA_ARG_|CUDA_ERROR_|SSL_CERT_|ROUTER_|DCGM_)")
+FOREIGN = re.compile(r"^(LLAMA_ARG_|CUDA_ERROR_|SSL_CERT_|ROUTER_|DCGM_|OTEL_)")
 METRIC = re.compile(r"^(llama_gateway_[a-z0-9_]+)(?:\{.*\})?(?: \d+)?$")
 
 
