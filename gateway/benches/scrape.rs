@@ -4,8 +4,6 @@
 //! Fills the public `Queue`, `Limits` and `Metrics` with tenants who all have run something, have limits and quotas and a
 //! key that expires, and wait; each figure is the CPU time of this thread for one scrape.
 
-#![expect(clippy::disallowed_methods, reason = "no runtime is needed, and the wall clock only says which day it is")]
-
 use std::fmt::Write as _;
 use std::future::Future;
 use std::hint::black_box;

@@ -4,7 +4,7 @@
 //! not notice that a queued client left, so no more requests are in flight on a replica than it has slots. This file
 //! is the lock and the wakers; what goes first is the `scheduler`'s business.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -57,7 +57,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     classes: Vec<Arc<str>>,
     /// The series that show how many wait: one that has nobody any more must say so.
-    shown: Mutex<BTreeSet<(Arc<str>, ClassId)>>,
+    shown: Mutex<BTreeMap<(Arc<str>, ClassId), usize>>,
 }
 
 struct State {
@@ -169,17 +169,15 @@ impl Queue {
         let stats = self.0.lock().scheduler.stats(Instant::now());
         let metrics = &self.0.metrics;
         let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.extend(stats.depth.keys().cloned());
-        for series in &*shown {
-            let depth = stats.depth.get(series).copied().unwrap_or(0);
-            let (tenant, class) = series;
-            metrics.queue_depth.with_label_values(&[tenant, self.0.class(*class)]).set(depth as i64);
+        shown.values_mut().for_each(|depth| *depth = 0);
+        shown.extend(stats.depth.iter().cloned());
+        for ((tenant, class), depth) in &*shown {
+            metrics.queue_depth.with_label_values(&[tenant, self.0.class(*class)]).set(*depth as i64);
         }
         for (tenant, service) in &stats.service {
             raise(&metrics.service_total.with_label_values(&[tenant]), *service);
-        }
-        for (tenant, slots) in &stats.busy {
-            metrics.tenant_slots_busy.with_label_values(&[tenant]).set(i64::from(*slots));
+            let slots = stats.busy.get(tenant).copied().unwrap_or(0);
+            metrics.tenant_slots_busy.with_label_values(&[tenant]).set(i64::from(slots));
         }
         metrics.queue_backlog.set(stats.forecast.backlog);
         for (class, wait) in &stats.forecast.waits {

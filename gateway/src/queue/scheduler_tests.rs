@@ -673,7 +673,7 @@ fn the_statistics_tell_depth_service_and_idle_time() {
     running.served.record(30, 0, 0);
     world.now += MINUTE;
     let stats = world.scheduler.stats(world.now);
-    assert_eq!(stats.depth.values().copied().collect::<Vec<_>>(), [1]);
+    assert_eq!(stats.depth.iter().map(|(_, depth)| *depth).collect::<Vec<_>>(), [1]);
     let service: Vec<_> = stats.service.iter().map(|(tenant, service)| (&**tenant, *service)).collect();
     assert_eq!(service, [("a", 130.0), ("b", 100.0)]);
     assert_eq!(stats.idle_with_backlog, Duration::ZERO);

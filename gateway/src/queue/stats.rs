@@ -1,6 +1,6 @@
 //! What the scheduler says of itself: depths, service, and how fair and busy it was.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const MAX_FLOWS: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stats {
     /// How many requests wait, by tenant and class.
-    pub(crate) depth: BTreeMap<(Arc<str>, ClassId), usize>,
-    /// Units of cost that each tenant has been given so far.
-    pub(crate) service: BTreeMap<Arc<str>, f64>,
-    /// Slots that each tenant's requests hold now, of those that have held any so far.
-    pub(crate) busy: BTreeMap<Arc<str>, u32>,
+    pub(crate) depth: Vec<((Arc<str>, ClassId), usize)>,
+    /// Units of cost that each tenant has been given so far; of all that have held a slot.
+    pub(crate) service: Vec<(Arc<str>, f64)>,
+    /// Slots that each tenant's requests hold now, of those that hold any.
+    pub(crate) busy: HashMap<Arc<str>, u32>,
     /// What is ahead.
     pub(crate) forecast: Forecast,
     /// The largest distance, within a class, between the tags of two flows that have something to run: units of cost
@@ -113,14 +113,11 @@ impl Scheduler {
         self.tick(now);
         self.record_service();
         let forecast = self.forecast(now);
-        let mut depth = BTreeMap::new();
-        for (_, flow) in self.flows.all() {
+        let depth = self.flows.all().map(|(_, flow)| {
             let waiting = flow.places.len() + flow.stranded.len();
-            if waiting > 0 {
-                depth.insert((flow.tenant.clone(), ClassId(flow.class)), waiting);
-            }
-        }
-        let mut busy: BTreeMap<_, _> = self.record.service.keys().map(|tenant| (tenant.clone(), 0)).collect();
+            ((flow.tenant.clone(), ClassId(flow.class)), waiting)
+        });
+        let mut busy = HashMap::new();
         for running in self.running.values().filter(|running| running.replica.is_some()) {
             *busy.entry(running.waiter.ticket.tenant.clone()).or_default() += running.waiter.slots;
         }
@@ -130,11 +127,11 @@ impl Scheduler {
             most.zip(least).map_or(0.0, |(most, least)| (most - least).cost(1))
         });
         Stats {
-            depth,
+            depth: depth.filter(|(_, waiting)| *waiting > 0).collect(),
             busy,
             forecast,
             spread: if self.flows.first_come() { 0.0 } else { spreads.fold(0.0, f64::max) },
-            service: self.record.service.clone(),
+            service: self.record.service.iter().map(|(tenant, service)| (tenant.clone(), *service)).collect(),
             looks: self.record.looks.iter().cloned().collect(),
             idle_with_backlog: self.record.idle,
             rate: self.rate(),
