@@ -61,7 +61,8 @@ fn three_tenants_at_a_real_llama_server_end_with_report_audit_and_verdict() {
     let keys = [("LOADTEST_KEY_GOLD", &*gold), ("LOADTEST_KEY_SILVER", &*silver), ("LOADTEST_KEY_BRONZE", &*bronze)];
     let results = tempfile::tempdir().unwrap();
     let slo = results.path().join("slo.toml");
-    std::fs::write(&slo, "[run]\nerror_rate = 0.0\nservice_gap_within_bound = true\naudit = true\n").unwrap();
+    // Equal shares for all three would be an index of 0.78.
+    std::fs::write(&slo, "[run]\nerror_rate = 0.0\njain_index = 0.95\naudit = true\n").unwrap();
     let args = ["three-tenants", "--duration", "8s", "--warm-up", "1s", "--model", "test-model", "--upstream"];
     let (upstream, target) = (engine.url(), format!("http://{}", gateway.address));
     let args = [&args[..], &[&upstream, "--slo", slo.to_str().unwrap(), "--cancel-trials", "3"]].concat();
