@@ -220,7 +220,7 @@ impl Context {
     }
 }
 
-/// What llama-server is told of the trace: lines of a head, or nothing. Only a [`Context`] makes them, so that nothing
+/// What llama-server is told of the trace: lines of a head, or nothing. Only a `Context` makes them, so that nothing
 /// else of a client's headers can get there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Propagation(String);
