@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use rustls::{ClientConfig, RootCertStore};
@@ -132,6 +133,16 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, OutboundError> {
         found = true;
     }
     if found { Ok(roots) } else { Err(OutboundError::NoCertificate(path.to_owned())) }
+}
+
+/// After how many seconds whoever answered wants to be asked again.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// An error with its causes. The path of a URL may be a secret, as that of a web hook is.
+pub fn told(error: reqwest::Error) -> String {
+    format!("{:#}", anyhow::Error::from(error.without_url()))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::Client;
 
 use super::failure::Failure;
@@ -43,9 +43,9 @@ impl Receiver {
         if let Some(path) = self.token_file.clone() {
             request = request.header(AUTHORIZATION, outbound::bearer(path).await.map_err(Failure::Token)?);
         }
-        let answer = request.send().await.map_err(|error| Failure::Unreachable(told(error)))?;
+        let answer = request.send().await.map_err(|error| Failure::Unreachable(outbound::told(error)))?;
         let status = answer.status();
-        let retry_after = answer.headers().get(RETRY_AFTER).and_then(seconds);
+        let retry_after = outbound::retry_after(answer.headers());
         // What it says besides its status is of no interest, nor is whether all of it arrives.
         drop(outbound::read(answer, MAX_ANSWER).await);
         match status {
@@ -55,13 +55,4 @@ impl Receiver {
             status => Err(Failure::Refused(status)),
         }
     }
-}
-
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// An error with its causes. The path of a URL may be a secret, as that of a web hook is.
-fn told(error: reqwest::Error) -> String {
-    format!("{:#}", anyhow::Error::from(error.without_url()))
 }

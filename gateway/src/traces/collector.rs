@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::Client;
 
 use super::protobuf::{self, PartialSuccess};
@@ -97,9 +97,9 @@ impl Collector {
         if let Some(path) = self.token_file.clone() {
             request = request.header(AUTHORIZATION, outbound::bearer(path).await.map_err(Failure::Token)?);
         }
-        let answer = request.send().await.map_err(|error| Failure::Unreachable(told(error)))?;
+        let answer = request.send().await.map_err(|error| Failure::Unreachable(outbound::told(error)))?;
         let status = answer.status();
-        let retry_after = answer.headers().get(RETRY_AFTER).and_then(seconds);
+        let retry_after = outbound::retry_after(answer.headers());
         let answer = outbound::read(answer, MAX_ANSWER).await;
         match status {
             status if status.is_success() => Ok(protobuf::response(&answer.unwrap_or_default())),
@@ -121,15 +121,6 @@ fn endpoint(url: &str) -> String {
         Some(at) if &url[after_scheme + at..] == "/" => format!("{}{PATH}", url.trim_end_matches('/')),
         Some(_) => url.to_owned(),
     }
-}
-
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// An error with its causes. The path of a URL may be a secret.
-fn told(error: reqwest::Error) -> String {
-    format!("{:#}", anyhow::Error::from(error.without_url()))
 }
 
 #[cfg(test)]
